@@ -1,0 +1,76 @@
+//! The buffers of a plan on the CPU.
+//!
+//! A step may read one part of a buffer and write another (views of one Concat), from several threads at once. Safe
+//! code sees a buffer as a slice of cells; the fast kernels take pointers and rely on the plan's rule that a step never
+//! writes an element that it reads, and on their own that no two threads write the same element.
+
+use std::cell::{Cell, UnsafeCell};
+
+use crate::infer::plan::view::{BufferId, View};
+
+/// f32 buffers of a plan. Several plan buffers may share an allocation when their lifetimes do not overlap.
+pub struct Memory {
+    arena: Box<[UnsafeCell<f32>]>,
+    /// Offset and length of each buffer in the arena.
+    spans: Vec<(usize, usize)>,
+}
+
+// SAFETY: shared access from threads happens only through `pointer`, whose users promise not to race.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// One zeroed arena of `len_elements` with buffers at the given offsets and lengths.
+    ///
+    /// # Panics
+    /// When a buffer reaches outside the arena.
+    pub fn new(len_elements: usize, spans: Vec<(usize, usize)>) -> Memory {
+        assert!(
+            spans.iter().all(|&(offset, len)| offset.checked_add(len).is_some_and(|end| end <= len_elements)),
+            "a buffer reaches outside the arena"
+        );
+        let arena = (0..len_elements).map(|_| UnsafeCell::new(0.0)).collect();
+        Memory { arena, spans }
+    }
+
+    /// A buffer as cells: for twins and for filling inputs. `&mut` because cells must not be seen by two threads.
+    pub fn cells(&mut self, id: BufferId) -> &[Cell<f32>] {
+        Self::cells_of(&mut self.arena, self.spans[id.0])
+    }
+
+    /// Several buffers as cells at once; the same buffer may be asked for twice.
+    pub fn cells_many(&mut self, ids: &[BufferId]) -> Vec<&[Cell<f32>]> {
+        let arena: &[Cell<f32>] = Self::all(&mut self.arena);
+        ids.iter()
+            .map(|id| {
+                let (offset, len) = self.spans[id.0];
+                &arena[offset..offset + len]
+            })
+            .collect()
+    }
+
+    fn all(arena: &mut [UnsafeCell<f32>]) -> &[Cell<f32>] {
+        // SAFETY: Cell<f32> has the layout of UnsafeCell<f32> (it is a transparent wrapper of it), and the exclusive
+        // borrow keeps other threads away for as long as the cells are visible.
+        unsafe { &*(std::ptr::from_mut::<[UnsafeCell<f32>]>(arena) as *const [Cell<f32>]) }
+    }
+
+    fn cells_of(arena: &mut [UnsafeCell<f32>], (offset, len): (usize, usize)) -> &[Cell<f32>] {
+        &Self::all(arena)[offset..offset + len]
+    }
+
+    /// Pointer to the first element of a view; all of the view is inside the buffer.
+    ///
+    /// # Panics
+    /// When the view reaches outside its buffer.
+    pub fn pointer(&self, view: &View) -> *mut f32 {
+        let (offset, len) = self.spans[view.buffer.0];
+        assert!(view.end() <= len, "view outside its buffer: {view:?}");
+        self.arena[offset..offset + len].as_ptr().wrapping_add(view.offset).cast_mut().cast()
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({} elements, {} buffers)", self.arena.len(), self.spans.len())
+    }
+}

@@ -1,0 +1,178 @@
+//! The graph: what every importer produces and every pass rewrites.
+//!
+//! Values have a name, an element type, a shape and, where known, a constant. All shapes are concrete: an importer
+//! binds dynamic dims before it builds the graph. Axes stand in the order of the file (NCHW for feature maps); how a
+//! value lies in memory is the planner's business, see [`crate::infer::plan`].
+
+use std::collections::BTreeMap;
+
+use super::op::Op;
+use super::tensor::{DType, Tensor};
+
+/// Index of a value in [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub usize);
+
+/// What is known of a value before anything runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    /// The value itself, where it does not depend on the input.
+    pub constant: Option<Tensor>,
+}
+
+impl Fact {
+    pub fn new(dtype: DType, shape: &[usize]) -> Fact {
+        Fact { dtype, shape: shape.to_vec(), constant: None }
+    }
+
+    pub fn f32(shape: &[usize]) -> Fact {
+        Fact::new(DType::F32, shape)
+    }
+
+    pub fn of(tensor: &Tensor) -> Fact {
+        Fact { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), constant: Some(tensor.clone()) }
+    }
+}
+
+/// A named edge of the graph.
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub name: String,
+    pub fact: Fact,
+}
+
+/// One operation. A missing optional input is `None`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub op: Box<dyn Op>,
+    pub inputs: Vec<Option<ValueId>>,
+    pub outputs: Vec<ValueId>,
+}
+
+/// What an importer knows of a detection head (Darknet's `[yolo]` sections carry their anchors with them).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DarknetHead {
+    /// The raw feature map `[1, anchors·(5+classes), h, w]` of this head; one of the graph's outputs.
+    pub output: ValueId,
+    /// Width and height of each anchor in pixels of the network's input.
+    pub anchors_px: Vec<[f32; 2]>,
+    pub classes: usize,
+    pub scale_x_y: f32,
+    /// Boxes and scores leave the network already activated (Scaled-YOLOv4, YOLOv7).
+    pub new_coords: bool,
+}
+
+/// Which kind of file a graph came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Onnx,
+    Darknet,
+}
+
+/// A network. Nodes stand in an order in which they can run.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    pub name: String,
+    pub format: Format,
+    pub values: Vec<Value>,
+    pub nodes: Vec<Node>,
+    pub inputs: Vec<ValueId>,
+    pub outputs: Vec<ValueId>,
+    /// `metadata_props` of an ONNX file.
+    pub metadata: BTreeMap<String, String>,
+    pub darknet_heads: Vec<DarknetHead>,
+}
+
+impl Graph {
+    pub fn new(name: &str, format: Format) -> Graph {
+        Graph {
+            name: name.to_string(),
+            format,
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            metadata: BTreeMap::new(),
+            darknet_heads: Vec::new(),
+        }
+    }
+
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0]
+    }
+
+    pub fn fact(&self, id: ValueId) -> &Fact {
+        &self.values[id.0].fact
+    }
+
+    pub fn add_value(&mut self, name: &str, fact: Fact) -> ValueId {
+        self.values.push(Value { name: name.to_string(), fact });
+        ValueId(self.values.len() - 1)
+    }
+
+    pub fn add_constant(&mut self, name: &str, tensor: &Tensor) -> ValueId {
+        self.add_value(name, Fact::of(tensor))
+    }
+
+    /// Appends a node whose output shapes follow from its inputs, and returns its outputs, named `name` for the
+    /// first and `name:1`, ... for the others.
+    ///
+    /// # Errors
+    /// What [`Op::infer`] says of these inputs.
+    pub fn add_node(
+        &mut self,
+        name: &str,
+        op: Box<dyn Op>,
+        inputs: &[Option<ValueId>],
+    ) -> Result<Vec<ValueId>, super::op::OpError> {
+        let facts: Vec<Option<&Fact>> = inputs.iter().map(|i| i.map(|i| self.fact(i))).collect();
+        let outputs = op.infer(&facts)?;
+        let outputs: Vec<ValueId> = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, fact)| {
+                let name = if i == 0 { name.to_string() } else { format!("{name}:{i}") };
+                self.add_value(&name, fact)
+            })
+            .collect();
+        self.nodes.push(Node { name: name.to_string(), op, inputs: inputs.to_vec(), outputs: outputs.clone() });
+        Ok(outputs)
+    }
+
+    /// For each value, the nodes that read it (a node twice where it reads it twice).
+    pub fn consumers(&self) -> Vec<Vec<usize>> {
+        let mut consumers = vec![Vec::new(); self.values.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            for input in node.inputs.iter().flatten() {
+                consumers[input.0].push(i);
+            }
+        }
+        consumers
+    }
+
+    /// For each value, the node that writes it.
+    pub fn producers(&self) -> Vec<Option<usize>> {
+        let mut producers = vec![None; self.values.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            for output in &node.outputs {
+                producers[output.0] = Some(i);
+            }
+        }
+        producers
+    }
+
+    /// Multiply-accumulates of one inference.
+    pub fn macs(&self) -> u64 {
+        self.nodes
+            .iter()
+            .map(|n| {
+                let inputs: Vec<Option<&Fact>> = n.inputs.iter().map(|i| i.map(|i| self.fact(i))).collect();
+                let outputs: Vec<&Fact> = n.outputs.iter().map(|&o| self.fact(o)).collect();
+                n.op.macs(&inputs, &outputs)
+            })
+            .sum()
+    }
+}

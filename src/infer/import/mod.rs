@@ -1,0 +1,1 @@
+//! Files become graphs here: one folder or file per format.

@@ -1,0 +1,57 @@
+//! What a kernel is: a small struct of numbers with three faces. As a *twin* it runs on the CPU in safe Rust, in the
+//! loop order of its shader. As a *variant* it is a WGSL file with constants filled in. And where it pays, it offers a
+//! *fast* CPU form from [`crate::cpu`]. One file per kernel in [`super::kernels`], beside `shaders/infer/<stem>.wgsl`.
+
+use std::cell::Cell;
+use std::fmt::Debug;
+
+use super::plan::step::Step;
+use super::plan::view::View;
+use crate::shader::{Precision, Variant};
+
+/// Memory of one binding as a twin sees it. Cells, because a step may read one part of a buffer and write another.
+pub type Cells<'a> = &'a [Cell<f32>];
+
+/// A kernel with everything but the buffers fixed: shapes, attributes, packed weights.
+pub trait Kernel: Debug + Send + Sync {
+    /// Stem of the shader and of the twin's file: `conv` for `shaders/infer/conv.wgsl` and `src/infer/kernels/conv.rs`.
+    fn stem(&self) -> &'static str;
+
+    /// A name that can be read in a profile, e.g. `conv_3x3s2_silu`.
+    fn label(&self) -> String {
+        self.stem().to_string()
+    }
+
+    /// The reference: computes the step in safe Rust, in the shader's loop order. `reads[i]` and `writes[i]` are the
+    /// whole buffers that `step.reads[i]` and `step.writes[i]` are views of.
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]);
+
+    /// The shader of this step on a device with that storage precision. The bindings are, in this order:
+    /// the packed weights if [`Kernel::gpu_weights`] has any, the reads, the writes.
+    fn variant(&self, step: &Step, precision: Precision) -> Variant;
+
+    /// Weights in the order that the shader reads them; stored at the variant's precision. Empty: none.
+    fn gpu_weights(&self, _step: &Step) -> Vec<f32> {
+        Vec::new()
+    }
+
+    /// A CPU form faster than the twin, for these instructions; `None` where the twin is all there is.
+    fn fast(&self, _step: &Step, _isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        None
+    }
+}
+
+/// A prepared CPU kernel: weights packed, tiles chosen.
+pub trait FastKernel: Debug + Send + Sync {
+    /// Name of the micro-kernel, e.g. `conv_gemm_14x32_avx512`.
+    fn label(&self) -> String;
+
+    /// Computes the step. Threads come from the rayon pool that this is called in.
+    fn run(&self, step: &Step, memory: &crate::cpu::Memory);
+}
+
+/// True when the views are of equal shape and lie in memory in the same axis order without gaps between them, so that
+/// a kernel can treat them as flat rows.
+pub fn same_layout(a: &View, b: &View) -> bool {
+    a.shape == b.shape && a.strides == b.strides
+}

@@ -1,0 +1,13 @@
+//! The kernels: one file each, the CPU twin of the shader of the same stem in `shaders/infer/`.
+
+pub mod conv;
+pub mod copy;
+pub mod depthwise;
+pub mod elementwise;
+pub mod fill;
+pub mod grouped_conv;
+pub mod matmul;
+pub mod pool;
+pub mod reduce;
+pub mod resize;
+pub mod softmax;

@@ -1,0 +1,520 @@
+//! From graph to steps: decides where every value lies, then lets each operator append its kernels.
+//!
+//! Three walks over the nodes:
+//! 1. forward, the *natural axis order* of every value: channels last for feature maps, and what view operators make
+//!    of it;
+//! 2. backward, *placement*: the inputs of a Concat are given their part of its output, so that their producers write
+//!    there directly;
+//! 3. forward, *lowering*: view operators become arithmetic on [`View`]s, Concat copies only what could not be placed,
+//!    all others append steps.
+
+use super::step::{Buffer, BufferKind, Plan, Step};
+use super::view::{BufferId, View, channels_last_order};
+use crate::infer::graph::{Fact, Graph, Node, ValueId};
+use crate::infer::kernel::Kernel;
+use crate::infer::kernels::copy::Copy;
+use crate::infer::op::OpError;
+use crate::infer::ops::concat::Concat;
+use crate::infer::ops::split::Split;
+use crate::infer::tensor::{DType, Tensor};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a backend wants of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The fastest axis of new buffers is padded to a multiple of this: 1 on the CPU, 4 (a `vec4`) on the GPU.
+    pub block: usize,
+}
+
+impl Target {
+    pub const CPU: Target = Target { block: 1 };
+    pub const GPU: Target = Target { block: 4 };
+}
+
+/// A node that cannot be planned, and why.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("node '{node}' ({op}): {why}")]
+pub struct LowerError {
+    pub node: String,
+    pub op: String,
+    pub why: String,
+}
+
+/// The planner's state, handed to [`crate::infer::op::Op::lower`].
+pub struct Lowering<'a> {
+    graph: &'a Graph,
+    target: Target,
+    plan: Plan,
+    /// Where each value lies, once known.
+    places: Vec<Option<View>>,
+    /// Axis order that each value prefers.
+    orders: Vec<Vec<usize>>,
+    /// Copies made because a consumer needed another layout.
+    copies: HashMap<(ValueId, usize), View>,
+    /// Results computed in a buffer of their own that must still be copied to where the value was placed.
+    pending: Vec<(View, View)>,
+    /// Copies that layout required, for `--explain`.
+    notes: Vec<String>,
+    node: String,
+    macs: u64,
+}
+
+/// Plans a graph for a target.
+///
+/// # Errors
+/// Every node that cannot be planned, all at once.
+pub fn plan_graph(graph: &Graph, target: Target) -> Result<(Plan, Vec<String>), Vec<LowerError>> {
+    let mut l = Lowering {
+        graph,
+        target,
+        plan: Plan::default(),
+        places: vec![None; graph.values.len()],
+        orders: Vec::new(),
+        copies: HashMap::new(),
+        pending: Vec::new(),
+        notes: Vec::new(),
+        node: String::new(),
+        macs: 0,
+    };
+    l.check_types()?;
+    l.orders = l.natural_orders();
+    for &input in &graph.inputs {
+        let view = l.allocate(input, BufferKind::Input);
+        l.places[input.0] = Some(view.clone());
+        l.plan.inputs.push((graph.value(input).name.clone(), view));
+    }
+    l.place_concat_inputs();
+    let mut errors = Vec::new();
+    for node in &graph.nodes {
+        if let Err(e) = l.lower_node(node) {
+            errors.push(LowerError { node: node.name.clone(), op: node.op.name().to_string(), why: e.to_string() });
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    for &output in &graph.outputs {
+        l.node = graph.value(output).name.clone();
+        match l.read(output) {
+            Ok(view) => l.plan.outputs.push((graph.value(output).name.clone(), view)),
+            Err(e) => errors.push(LowerError {
+                node: graph.value(output).name.clone(),
+                op: "output".into(),
+                why: e.to_string(),
+            }),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    l.set_lifetimes();
+    Ok((l.plan, l.notes))
+}
+
+impl<'a> Lowering<'a> {
+    // ---- what operators call --------------------------------------------------------------------------------
+
+    pub fn fact(&self, value: ValueId) -> &'a Fact {
+        self.graph.fact(value)
+    }
+
+    /// Shape in the graph's axis order.
+    pub fn shape(&self, value: ValueId) -> &'a [usize] {
+        &self.graph.fact(value).shape
+    }
+
+    /// The value itself, where it is a constant.
+    pub fn constant(&self, value: ValueId) -> Option<&'a Tensor> {
+        self.graph.fact(value).constant.as_ref()
+    }
+
+    /// A required constant input as f32, e.g. the weights of a convolution.
+    ///
+    /// # Errors
+    /// When the value is only known at run time.
+    pub fn constant_f32(&self, value: ValueId, what: &str) -> Result<Vec<f32>, OpError> {
+        self.constant(value).map(Tensor::to_f32).ok_or_else(|| {
+            OpError::Unsupported(format!(
+                "{what} '{}' is computed at run time; only constants are supported here",
+                self.graph.value(value).name
+            ))
+        })
+    }
+
+    /// Where a value lies, with whatever strides it has. Constants get a buffer of their own.
+    ///
+    /// # Errors
+    /// When its producer could not be planned.
+    pub fn read(&mut self, value: ValueId) -> Result<View, OpError> {
+        if let Some(view) = &self.places[value.0] {
+            return Ok(view.clone());
+        }
+        let name = &self.graph.value(value).name;
+        let Some(tensor) = self.constant(value) else {
+            return Err(OpError::Invalid(format!("its input '{name}' is not computed before it")));
+        };
+        let id = self.add_buffer(name, tensor.len(), BufferKind::Constant(tensor.clone()));
+        let view = View::row_major(id, tensor.shape());
+        self.places[value.0] = Some(view.clone());
+        Ok(view)
+    }
+
+    /// A value as a feature map ([`View::feature_map`]) aligned to the target's block; copied where it lies otherwise.
+    ///
+    /// # Errors
+    /// As [`Lowering::read`]; and the rank must be 4.
+    pub fn read_feature_map(&mut self, value: ValueId) -> Result<View, OpError> {
+        let view = self.read(value)?;
+        self.as_feature_map(value, view)
+    }
+
+    fn as_feature_map(&mut self, value: ValueId, view: View) -> Result<View, OpError> {
+        if view.rank() != 4 {
+            return Err(OpError::Unsupported(format!("needs a feature map [N, C, H, W], got shape {:?}", view.shape)));
+        }
+        if self.fits(&view) {
+            return Ok(view);
+        }
+        if let Some(copy) = self.copies.get(&(value, 4)) {
+            return Ok(copy.clone());
+        }
+        let name = self.graph.value(value).name.clone();
+        let copy = self.temporary(&name, &view.shape);
+        self.note(format!("'{name}' copied to channels-last for '{}'", self.node));
+        self.copy(&view, &copy);
+        self.copies.insert((value, 4), copy.clone());
+        Ok(copy)
+    }
+
+    fn fits(&self, view: &View) -> bool {
+        view.feature_map().is_some_and(|f| f.is_aligned(self.target.block))
+    }
+
+    /// Where to write an output, in its natural order or inside the Concat that consumes it.
+    pub fn write(&mut self, value: ValueId) -> View {
+        if let Some(view) = &self.places[value.0] {
+            return view.clone();
+        }
+        let view = self.allocate(value, BufferKind::Activation { first: 0, last: 0 });
+        self.places[value.0] = Some(view.clone());
+        view
+    }
+
+    /// Where to write an output that must be an aligned feature map. If the value was placed where that is not so, the
+    /// result goes to a buffer of its own and is copied after the node.
+    pub fn write_feature_map(&mut self, value: ValueId) -> View {
+        let view = self.write(value);
+        if self.fits(&view) {
+            return view;
+        }
+        let name = self.graph.value(value).name.clone();
+        let own = self.temporary(&name, &view.shape);
+        self.note(format!(
+            "'{name}' computed beside its place and copied: not aligned to {} channels",
+            self.target.block
+        ));
+        self.pending.push((own.clone(), view));
+        own
+    }
+
+    /// A fresh channels-last buffer for intermediate results of a node.
+    pub fn temporary(&mut self, name: &str, shape: &[usize]) -> View {
+        let order = channels_last_order(shape.len());
+        let mut view = View::in_order(BufferId(0), shape, &order, self.target.block);
+        view.buffer =
+            self.add_buffer(name, padded_len(&view, self.target.block), BufferKind::Activation { first: 0, last: 0 });
+        view
+    }
+
+    /// A fresh constant buffer, dense row-major.
+    pub fn constant_buffer(&mut self, name: &str, tensor: &Tensor) -> View {
+        let id = self.add_buffer(name, tensor.len(), BufferKind::Constant(tensor.clone()));
+        View::row_major(id, tensor.shape())
+    }
+
+    /// Appends a kernel.
+    pub fn step(&mut self, kernel: impl Kernel + 'static, reads: Vec<View>, writes: Vec<View>) {
+        self.plan.steps.push(Step {
+            node: self.node.clone(),
+            kernel: Arc::new(kernel),
+            reads,
+            writes,
+            macs: std::mem::take(&mut self.macs),
+        });
+    }
+
+    /// Appends a copy between views of equal shape.
+    pub fn copy(&mut self, from: &View, to: &View) {
+        self.step(Copy, vec![from.clone()], vec![to.clone()]);
+    }
+
+    /// Declares that an output lies where `view` says, without computing anything.
+    pub fn alias(&mut self, value: ValueId, view: View) {
+        self.places[value.0] = Some(view);
+    }
+
+    /// Adds a line to `--explain`.
+    pub fn note(&mut self, line: String) {
+        self.notes.push(line);
+    }
+
+    // ---- internals ------------------------------------------------------------------------------------------
+
+    fn add_buffer(&mut self, name: &str, len_elements: usize, kind: BufferKind) -> BufferId {
+        self.plan.buffers.push(Buffer { name: name.to_string(), len_elements, kind });
+        BufferId(self.plan.buffers.len() - 1)
+    }
+
+    fn allocate(&mut self, value: ValueId, kind: BufferKind) -> View {
+        let shape = &self.graph.fact(value).shape;
+        let order = self.orders[value.0].clone();
+        let mut view = View::in_order(BufferId(0), shape, &order, self.target.block);
+        let name = self.graph.value(value).name.clone();
+        view.buffer = self.add_buffer(&name, padded_len(&view, self.target.block), kind);
+        view
+    }
+
+    /// At run time there are f32 activations only; what else a file computes must have been folded.
+    fn check_types(&self) -> Result<(), Vec<LowerError>> {
+        let producers = self.graph.producers();
+        let errors: Vec<LowerError> = (0..self.graph.values.len())
+            .filter_map(|i| {
+                let value = &self.graph.values[i];
+                let runtime = producers[i].is_some() || self.graph.inputs.contains(&ValueId(i));
+                (runtime && value.fact.constant.is_none() && value.fact.dtype != DType::F32).then(|| {
+                    let node = producers[i].map(|n| &self.graph.nodes[n]);
+                    LowerError {
+                        node: node.map_or(value.name.clone(), |n| n.name.clone()),
+                        op: node.map_or("input".into(), |n| n.op.name().to_string()),
+                        why: format!(
+                            "value '{}' is {} at run time; only f32 is supported. Export the network with static shapes and f32 tensors",
+                            value.name, value.fact.dtype
+                        ),
+                    }
+                })
+            })
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    fn input_facts(&self, node: &Node) -> Vec<Option<&'a Fact>> {
+        let graph = self.graph;
+        node.inputs.iter().map(|i| i.map(|i| graph.fact(i))).collect()
+    }
+
+    fn natural_orders(&self) -> Vec<Vec<usize>> {
+        let graph = self.graph;
+        let default = |value: ValueId| {
+            let rank = graph.fact(value).shape.len();
+            if rank == 4 { channels_last_order(4) } else { (0..rank).collect() }
+        };
+        let mut orders: Vec<Vec<usize>> = (0..graph.values.len())
+            .map(|i| {
+                if graph.values[i].fact.constant.is_some() {
+                    (0..graph.values[i].fact.shape.len()).collect()
+                } else {
+                    default(ValueId(i))
+                }
+            })
+            .collect();
+        for node in &graph.nodes {
+            let facts = self.input_facts(node);
+            for (k, &output) in node.outputs.iter().enumerate() {
+                let rank = graph.fact(output).shape.len();
+                let first = node.inputs.iter().flatten().find(|i| graph.fact(**i).constant.is_none());
+                let Some(&first) = first else { continue };
+                let same_rank = graph.fact(first).shape.len() == rank;
+                if node.op.is_view() {
+                    let source = View::in_order(BufferId(0), &graph.fact(first).shape, &orders[first.0], 1);
+                    if let Some(view) = node.op.view_forward(&source, &facts, k) {
+                        orders[output.0] = view.axis_order();
+                    }
+                } else if node.op.downcast::<Concat>().is_some() {
+                    if same_rank {
+                        orders[output.0] = orders[first.0].clone();
+                    }
+                } else if node.op.keeps_layout() {
+                    let same_shape = node.inputs.iter().flatten().find(|i| {
+                        graph.fact(**i).constant.is_none() && graph.fact(**i).shape == graph.fact(output).shape
+                    });
+                    if let Some(same) = same_shape {
+                        orders[output.0] = orders[same.0].clone();
+                    }
+                }
+            }
+        }
+        orders
+    }
+
+    fn place_concat_inputs(&mut self) {
+        let graph = self.graph;
+        let producers = graph.producers();
+        for node in graph.nodes.iter().rev() {
+            let Some(concat) = node.op.downcast::<Concat>() else { continue };
+            let output = node.outputs[0];
+            if graph.fact(output).constant.is_some() {
+                continue;
+            }
+            let whole = self.write(output);
+            let axis = concat.axis;
+            let mut start = 0;
+            let mut i = 0;
+            while i < node.inputs.len() {
+                let Some(input) = node.inputs[i] else {
+                    i += 1;
+                    continue;
+                };
+                // All outputs of a Split in a row: place what was split instead.
+                if let Some((source, parts)) = self.split_run(&node.inputs[i..], axis, &producers) {
+                    let count = graph.fact(source).shape[axis];
+                    let part = whole.sliced(axis, start, count, 1);
+                    if self.try_place(source, &part, &producers) {
+                        start += count;
+                        i += parts;
+                        continue;
+                    }
+                }
+                let count = graph.fact(input).shape[axis];
+                let part = whole.sliced(axis, start, count, 1);
+                self.try_place(input, &part, &producers);
+                start += count;
+                i += 1;
+            }
+        }
+    }
+
+    fn split_run(
+        &self,
+        inputs: &[Option<ValueId>],
+        axis: usize,
+        producers: &[Option<usize>],
+    ) -> Option<(ValueId, usize)> {
+        let node = &self.graph.nodes[producers[inputs[0]?.0]?];
+        let split = node.op.downcast::<Split>()?;
+        let all = node.outputs.len();
+        let run = inputs.get(..all)?;
+        let in_order = run.iter().zip(&node.outputs).all(|(a, b)| *a == Some(*b));
+        (split.axis == axis && in_order).then_some((node.inputs[0]?, all))
+    }
+
+    /// Gives a value its place if nothing else has and its producer can write there.
+    fn try_place(&mut self, value: ValueId, view: &View, producers: &[Option<usize>]) -> bool {
+        if self.places[value.0].is_some() || self.graph.fact(value).constant.is_some() {
+            return false;
+        }
+        let Some(producer) = producers[value.0] else { return false };
+        let node = &self.graph.nodes[producer];
+        if node.op.is_view() {
+            let facts = self.input_facts(node);
+            let (Some(source), Some(input)) = (node.op.view_backward(view, &facts), node.inputs[0]) else {
+                return false;
+            };
+            if !self.try_place(input, &source, producers) {
+                return false;
+            }
+        } else if self.target.block > 1 && view.feature_map().is_some_and(|f| !f.is_aligned(self.target.block)) {
+            return false;
+        }
+        self.places[value.0] = Some(view.clone());
+        true
+    }
+
+    fn lower_node(&mut self, node: &Node) -> Result<(), OpError> {
+        self.node.clone_from(&node.name);
+        if node.outputs.iter().all(|&o| self.graph.fact(o).constant.is_some()) {
+            return Ok(());
+        }
+        let facts = self.input_facts(node);
+        let outputs: Vec<&Fact> = node.outputs.iter().map(|&o| self.graph.fact(o)).collect();
+        self.macs = node.op.macs(&facts, &outputs);
+        if let Some(concat) = node.op.downcast::<Concat>() {
+            return self.lower_concat(node, concat.axis);
+        }
+        if node.op.is_view() {
+            return self.lower_view(node, &facts);
+        }
+        node.op.lower(self, &node.inputs, &node.outputs)?;
+        for (from, to) in std::mem::take(&mut self.pending) {
+            self.copy(&from, &to);
+        }
+        Ok(())
+    }
+
+    fn lower_concat(&mut self, node: &Node, axis: usize) -> Result<(), OpError> {
+        let whole = self.write(node.outputs[0]);
+        let mut start = 0;
+        for input in node.inputs.iter().flatten() {
+            let source = self.read(*input)?;
+            let count = source.shape[axis];
+            let part = whole.sliced(axis, start, count, 1);
+            start += count;
+            if source != part && !source.is_empty() {
+                self.note(format!("Concat '{}': input '{}' is copied", node.name, self.graph.value(*input).name));
+                self.copy(&source, &part);
+            }
+        }
+        Ok(())
+    }
+
+    fn lower_view(&mut self, node: &Node, facts: &[Option<&Fact>]) -> Result<(), OpError> {
+        let Some(input) = node.inputs[0] else {
+            return Err(OpError::Invalid("has no input".into()));
+        };
+        let source = self.read(input)?;
+        for (k, &output) in node.outputs.iter().enumerate() {
+            let moved = node.op.view_forward(&source, facts, k);
+            match (self.places[output.0].clone(), moved) {
+                (Some(placed), Some(view)) if placed == view => {}
+                (Some(placed), Some(view)) => self.copy(&view, &placed),
+                (None, Some(view)) => self.alias(output, view),
+                (_, None) => {
+                    // Not expressible for this source: fill the output's own memory, seen in the shape of the input.
+                    let target = self.write(output);
+                    self.note(format!("{} '{}' is a copy: strides cannot express it", node.op.name(), node.name));
+                    if let Some(seen) = node.op.view_backward(&target, facts) {
+                        self.copy(&source, &seen);
+                    } else {
+                        let id =
+                            self.add_buffer(&node.name, source.len(), BufferKind::Activation { first: 0, last: 0 });
+                        let dense = View::row_major(id, &source.shape);
+                        self.copy(&source, &dense);
+                        let view = node
+                            .op
+                            .view_forward(&dense, facts, k)
+                            .ok_or_else(|| OpError::Unsupported("cannot be expressed on dense memory".into()))?;
+                        self.copy(&view, &target);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_lifetimes(&mut self) {
+        let mut spans: Vec<Option<(usize, usize)>> = vec![None; self.plan.buffers.len()];
+        let mut touch = |id: BufferId, at: usize| {
+            let span = spans[id.0].get_or_insert((at, at));
+            span.0 = span.0.min(at);
+            span.1 = span.1.max(at);
+        };
+        for (i, step) in self.plan.steps.iter().enumerate() {
+            for view in step.reads.iter().chain(&step.writes) {
+                touch(view.buffer, i);
+            }
+        }
+        for (_, view) in &self.plan.outputs {
+            touch(view.buffer, self.plan.steps.len());
+        }
+        for (buffer, span) in self.plan.buffers.iter_mut().zip(spans) {
+            if let BufferKind::Activation { first, last } = &mut buffer.kind {
+                (*first, *last) = span.unwrap_or((0, 0));
+            }
+        }
+    }
+}
+
+/// Elements to allocate for a fresh view: its end, rounded up so that the last vector load stays inside.
+fn padded_len(view: &View, block: usize) -> usize {
+    view.end().next_multiple_of(block)
+}

@@ -1,0 +1,8 @@
+//! From graph to plan: the passes, and the plain list of steps that both backends walk.
+
+pub mod lower;
+pub mod step;
+pub mod view;
+
+pub use step::{Buffer, BufferKind, Plan, Step};
+pub use view::{BufferId, FeatureMap, View};
