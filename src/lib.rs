@@ -9,5 +9,6 @@ pub mod frame;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod infer;
+pub mod letterbox;
 pub mod marshal;
 pub mod shader;
