@@ -1,15 +1,14 @@
 //! What makes twins fast: packed weights, register-blocked micro-kernels, threads.
 
+pub mod conv;
+pub mod copy;
+pub mod depthwise;
+pub mod elementwise;
+pub mod isa;
+pub mod matmul;
 pub mod memory;
+pub mod pool;
+pub mod resize;
 
+pub use isa::Isa;
 pub use memory::Memory;
-
-/// Instruction sets that kernels are written for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Isa {
-    /// Plain Rust, for any processor.
-    Portable,
-    Avx2,
-    Avx512,
-    Neon,
-}
