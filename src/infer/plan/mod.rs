@@ -2,6 +2,7 @@
 
 pub mod lower;
 pub mod step;
+pub mod transfer;
 pub mod view;
 
 pub use step::{Buffer, BufferKind, Plan, Step};
