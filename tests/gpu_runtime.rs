@@ -1,0 +1,182 @@
+//! The GPU runtime on whatever adapters this machine has; software ones count. Without any, the tests say so and pass,
+//! unless EYAS_REQUIRE_GPU=1.
+#![cfg(feature = "gpu")]
+
+use eyas::gpu::{Gpu, GpuApi, GpuError, GpuOptions, test_gpu};
+use eyas::shader::{Precision, Variant, VariantBuilder};
+use std::sync::Arc;
+
+/// dst[i] = src[i]·FACTOR + 1 for LEN elements.
+const SCALE: &str = "
+alias S = f32;
+const LEN: u32 = 1u;
+const FACTOR: f32 = 1.0;
+@group(0) @binding(0) var<storage, read> src: array<S>;
+@group(0) @binding(1) var<storage, read_write> dst: array<S>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= LEN { return; }
+    dst[id.x] = S(f32(src[id.x]) * FACTOR + 1.0);
+}
+";
+
+fn scale(len: usize, factor: f32, precision: Precision) -> Variant {
+    VariantBuilder::new("scale", SCALE).u32("LEN", len).f32("FACTOR", factor).precision(precision).build([
+        len.div_ceil(64) as u32,
+        1,
+        1,
+    ])
+}
+
+fn open(api: GpuApi, checked_shaders: bool) -> Option<Arc<Gpu>> {
+    match Gpu::open(&GpuOptions { api: Some(api), adapter: None, allow_software: true, checked_shaders }) {
+        Ok(gpu) => Some(gpu),
+        Err(error) => {
+            assert!(std::env::var("EYAS_REQUIRE_GPU").as_deref() != Ok("1"), "EYAS_REQUIRE_GPU=1, but {error}");
+            eprintln!("NO GPU ADAPTER for {api}: {error}; test skipped");
+            None
+        }
+    }
+}
+
+fn round_trip(gpu: &Gpu, precision: Precision) {
+    // An odd count: in f16 the last 4 bytes are half used.
+    let values: Vec<f32> = (0..77).map(|i| i as f32 * 0.5 - 9.0).collect();
+    let src = gpu.upload_f32("src", &values, precision).expect("upload");
+    let dst = gpu.storage_buffer("dst", values.len() * precision.size_bytes()).expect("buffer");
+    let dispatch = gpu.dispatch(&scale(values.len(), 2.0, precision), &[&src, &dst]).expect("dispatch");
+    gpu.run(&[&dispatch]).expect("run");
+    let expected: Vec<f32> = values.iter().map(|v| v * 2.0 + 1.0).collect();
+    assert_eq!(gpu.download_f32(&dst, values.len(), precision).expect("download"), expected);
+    assert_eq!(gpu.download_f32(&src, values.len(), precision).expect("download"), values);
+}
+
+#[test]
+fn vulkan_round_trip() {
+    let Some(gpu) = open(GpuApi::Vulkan, false) else { return };
+    assert_eq!(gpu.adapter.backend, "vulkan");
+    round_trip(&gpu, Precision::F32);
+    if gpu.precision == Precision::F16 {
+        round_trip(&gpu, Precision::F16);
+    } else {
+        eprintln!("{} has no f16", gpu.adapter);
+    }
+}
+
+#[test]
+fn gles_round_trip() {
+    let Some(gpu) = open(GpuApi::Gles, false) else { return };
+    assert_eq!(gpu.adapter.backend, "gles");
+    assert_eq!(gpu.precision, Precision::F32, "no f16 on GLES");
+    round_trip(&gpu, Precision::F32);
+}
+
+#[test]
+fn checked_shaders_compute_the_same() {
+    let Some(gpu) = open(GpuApi::Vulkan, true) else { return };
+    round_trip(&gpu, Precision::F32);
+}
+
+#[test]
+fn software_adapters_are_not_taken_unasked() {
+    let found = Gpu::adapters(&GpuOptions::default());
+    match Gpu::open(&GpuOptions::default()) {
+        Ok(gpu) => assert!(!gpu.adapter.is_software),
+        Err(GpuError::OnlySoftware(names)) => {
+            assert!(found.iter().all(|a| a.is_software));
+            assert!(names.contains(&found[0].name), "{names}");
+        }
+        Err(GpuError::NoAdapter(_)) => assert!(found.is_empty()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_named() {
+    let options = GpuOptions { adapter: Some("no such adapter".into()), allow_software: true, ..GpuOptions::default() };
+    let error = Gpu::open(&options).expect_err("no such adapter");
+    assert!(matches!(error, GpuError::NoAdapter(_)), "{error}");
+}
+
+#[test]
+fn one_buffer_read_and_written_in_one_dispatch() {
+    let Some(gpu) = test_gpu() else { return };
+    // Reads the first 64 elements, writes the next 64 of the same buffer.
+    let source = SCALE.replace("dst[id.x]", "dst[id.x + 64u]").replace("LEN: u32 = 1u", "LEN: u32 = 64u");
+    let variant = Variant { stem: "aliased", source, workgroups: [1, 1, 1] };
+    let values: Vec<f32> = (0..128).map(|i| i as f32).collect();
+    let buffer = gpu.upload_f32("both", &values, Precision::F32).expect("upload");
+    let dispatch = gpu.dispatch(&variant, &[&buffer, &buffer]).expect("aliased dispatch");
+    gpu.run(&[&dispatch]).expect("run");
+    let result = gpu.download_f32(&buffer, 128, Precision::F32).expect("download");
+    assert_eq!(result[..64], values[..64]);
+    assert!(result[64..].iter().zip(&values).all(|(&r, &v)| r == v + 1.0));
+}
+
+#[test]
+fn bad_shaders_are_errors() {
+    let Some(gpu) = test_gpu() else { return };
+    let buffer = gpu.storage_buffer("b", 64).expect("buffer");
+    let variant = |source: &str| Variant { stem: "bad", source: source.to_string(), workgroups: [1, 1, 1] };
+    let bindings = "@group(0) @binding(0) var<storage, read_write> a: array<f32>;\n";
+    let cases = [
+        ("syntax", format!("{bindings}@compute @workgroup_size(1) fn main() {{ a[0] = ; }}")),
+        ("type", format!("{bindings}@compute @workgroup_size(1) fn main() {{ a[0] = 1u; }}")),
+        ("no entry point", bindings.to_string()),
+        ("too many threads", format!("{bindings}@compute @workgroup_size(65536) fn main() {{ a[0] = 1.0; }}")),
+        ("undeclared", "@compute @workgroup_size(1) fn main() {}".to_string()),
+    ];
+    for (case, source) in cases {
+        match gpu.dispatch(&variant(&source), &[&buffer]) {
+            Err(GpuError::Shader { stem, message }) => {
+                assert_eq!(stem, "bad");
+                assert!(!message.is_empty());
+            }
+            other => panic!("{case}: {other:?}"),
+        }
+    }
+    // The device is as good as before.
+    round_trip(&gpu, Precision::F32);
+}
+
+#[test]
+fn limits_are_errors() {
+    let Some(gpu) = test_gpu() else { return };
+    let size = gpu.limits.max_storage_buffer_binding_size as usize + 1;
+    assert!(matches!(gpu.storage_buffer("huge", size), Err(GpuError::Limit { .. })));
+    assert!(matches!(gpu.storage_buffer("absurd", usize::MAX), Err(GpuError::Limit { .. })));
+    let buffer = gpu.storage_buffer("b", 64).expect("buffer");
+    let mut variant = scale(16, 1.0, Precision::F32);
+    variant.workgroups = [1, gpu.limits.max_compute_workgroups_per_dimension + 1, 1];
+    assert!(matches!(gpu.dispatch(&variant, &[&buffer, &buffer]), Err(GpuError::Limit { .. })));
+    assert!(matches!(gpu.download(&buffer, 65), Err(GpuError::Invalid(_))));
+    assert!(matches!(gpu.write(&buffer, 60, &[0; 8]), Err(GpuError::Invalid(_))));
+    assert!(matches!(gpu.write(&buffer, 2, &[0; 4]), Err(GpuError::Invalid(_))));
+}
+
+/// Resident memory of this process; `None` where the system does not tell.
+fn resident_bytes() -> Option<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split_whitespace().nth(1)?.parse::<usize>().ok()? * 4096)
+}
+
+#[test]
+fn many_submits_do_not_leak() {
+    let Some(gpu) = test_gpu() else { return };
+    let values = vec![1.0f32; 4096];
+    let src = gpu.upload_f32("src", &values, Precision::F32).expect("upload");
+    let dst = gpu.storage_buffer("dst", values.len() * 4).expect("buffer");
+    let dispatch = gpu.dispatch(&scale(values.len(), 2.0, Precision::F32), &[&src, &dst]).expect("dispatch");
+    let frame = || {
+        gpu.write(&src, 0, bytemuck::cast_slice(&values)).expect("write");
+        gpu.run(&[&dispatch]).expect("run");
+        assert_eq!(gpu.download_f32(&dst, 1, Precision::F32).expect("download"), [3.0]);
+    };
+    (0..100).for_each(|_| frame());
+    let before = resident_bytes();
+    (0..1000).for_each(|_| frame());
+    if let (Some(before), Some(after)) = (before, resident_bytes()) {
+        // 1000 frames of 16 KiB each way would be 32 MB; other tests of this process may allocate a little.
+        assert!(after < before + 24_000_000, "{before} bytes resident became {after}");
+    }
+}
