@@ -9,6 +9,10 @@ pub mod matmul;
 pub mod memory;
 pub mod pool;
 pub mod resize;
+pub(crate) mod simd;
+#[cfg(test)]
+mod testing;
+pub mod threads;
 
 pub use isa::Isa;
 pub use memory::Memory;

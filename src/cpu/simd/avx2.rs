@@ -1,0 +1,102 @@
+//! Eight lanes: AVX2 with FMA.
+
+use std::arch::x86_64::*;
+
+use super::tile::tiles;
+use super::{Vector, Work};
+
+#[derive(Clone, Copy)]
+pub struct Avx2(__m256);
+
+/// Lane masks: the eight values that start at `8 - count` select the first `count` lanes.
+static FIRST: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[inline(always)]
+unsafe fn first(count: usize) -> __m256i {
+    debug_assert!(count <= 8);
+    _mm256_loadu_si256(FIRST.as_ptr().add(8 - count).cast())
+}
+
+impl Vector for Avx2 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Avx2(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Avx2(_mm256_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        _mm256_storeu_ps(to, self.0);
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        Avx2(_mm256_maskload_ps(from, first(count)))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        _mm256_maskstore_ps(to, first(count), self.0);
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Avx2(_mm256_add_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Avx2(_mm256_sub_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Avx2(_mm256_mul_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Avx2(_mm256_div_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Avx2(_mm256_max_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        Avx2(_mm256_min_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Avx2(_mm256_fmadd_ps(self.0, factor.0, addend.0))
+    }
+    #[inline(always)]
+    unsafe fn select_non_negative(self, yes: Self, no: Self) -> Self {
+        let mask = _mm256_cmp_ps::<_CMP_GE_OQ>(self.0, _mm256_setzero_ps());
+        Avx2(_mm256_blendv_ps(no.0, yes.0, mask))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Avx2(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Avx2(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
+        let biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponent.0), _mm256_set1_epi32(127));
+        Avx2(_mm256_mul_ps(self.0, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))))
+    }
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        Self::splat(1.0).div(self)
+    }
+}
+
+/// # Safety
+/// Needs AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn enter<W: Work>(work: W) -> W::Output {
+    work.run::<Avx2>()
+}
+
+tiles!([#[target_feature(enable = "avx2,fma")]] Avx2, [6, 4, 2, 1]);

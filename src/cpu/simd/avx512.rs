@@ -1,0 +1,101 @@
+//! Sixteen lanes: AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::tile::tiles;
+use super::{Vector, Work};
+
+#[derive(Clone, Copy)]
+pub struct Avx512(__m512);
+
+#[inline(always)]
+unsafe fn first(count: usize) -> __mmask16 {
+    debug_assert!(count <= 16);
+    ((1u32 << count) - 1) as u16
+}
+
+impl Vector for Avx512 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Avx512(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Avx512(_mm512_loadu_ps(from))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        _mm512_storeu_ps(to, self.0);
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        Avx512(_mm512_maskz_loadu_ps(first(count), from))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        _mm512_mask_storeu_ps(to, first(count), self.0);
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Avx512(_mm512_add_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Avx512(_mm512_sub_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Avx512(_mm512_mul_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Avx512(_mm512_div_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Avx512(_mm512_max_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        Avx512(_mm512_min_ps(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Avx512(_mm512_fmadd_ps(self.0, factor.0, addend.0))
+    }
+    #[inline(always)]
+    unsafe fn select_non_negative(self, yes: Self, no: Self) -> Self {
+        let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, _mm512_setzero_ps());
+        Avx512(_mm512_mask_blend_ps(mask, no.0, yes.0))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Avx512(_mm512_abs_ps(self.0))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Avx512(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
+        Avx512(_mm512_scalef_ps(self.0, exponent.0))
+    }
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        // 14 bits and one step of Newton's method.
+        let guess = _mm512_rcp14_ps(self.0);
+        let error = _mm512_fnmadd_ps(self.0, guess, _mm512_set1_ps(1.0));
+        Avx512(_mm512_fmadd_ps(guess, error, guess))
+    }
+}
+
+/// # Safety
+/// Needs AVX-512 F, VL, DQ and BW.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+pub unsafe fn enter<W: Work>(work: W) -> W::Output {
+    work.run::<Avx512>()
+}
+
+tiles!([#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]] Avx512, [14, 12, 10, 8, 6, 4, 2, 1]);

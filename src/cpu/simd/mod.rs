@@ -1,0 +1,132 @@
+//! Vectors of f32 of every width, and code that is written once for all of them.
+//!
+//! [`Vector`] is implemented per instruction set. Generic code over it is `#[inline(always)]` and is entered through
+//! [`run`], whose per-set entry functions carry `#[target_feature]`; everything inlines into them, so that the
+//! intrinsics become single instructions. The micro-kernel of the matrix products is in [`tile`], the activation
+//! functions in [`activate`].
+
+// In this folder one contract covers every unsafe call: a function of a `Vector` is only entered after its instruction
+// set was found on this processor, and pointers are valid for the lanes that the name says.
+#![allow(unsafe_op_in_unsafe_fn)]
+
+pub mod activate;
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod portable;
+pub mod tile;
+
+use super::Isa;
+
+/// A register of f32 lanes.
+///
+/// # Safety
+/// Every method needs the implementation's instruction set; loads and stores need `LANES` (or `count`) valid elements,
+/// at any alignment.
+pub trait Vector: Copy {
+    const LANES: usize;
+
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// The first `count` lanes, `0 < count <= LANES`; the others are 0.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// The first `count` lanes, `0 < count <= LANES`; memory behind them is not touched.
+    unsafe fn store_first(self, to: *mut f32, count: usize);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    /// self·factor + addend, in one rounding where the instruction set has it.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// self ≥ 0 ? yes : no
+    unsafe fn select_non_negative(self, yes: Self, no: Self) -> Self;
+    /// |self|
+    unsafe fn abs(self) -> Self;
+    /// Nearest integer, as f32; the argument is within ±2²².
+    unsafe fn round(self) -> Self;
+    /// self·2^exponent for integers within ±127 as f32.
+    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self;
+    /// 1/self within 2 ulp, for arguments in [1, 2¹²⁶].
+    unsafe fn reciprocal(self) -> Self;
+}
+
+/// Code to be run with the vectors of an instruction set.
+pub trait Work {
+    type Output;
+    /// The work. Implementations are `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// Called by [`run`] only, which has looked for the instruction set.
+    unsafe fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// Runs `work` compiled for `isa`.
+///
+/// # Panics
+/// When this processor lacks the instruction set; kernels are not prepared then.
+pub fn run<W: Work>(isa: Isa, work: W) -> W::Output {
+    assert!(isa.is_available(), "no {} here", isa.name());
+    // SAFETY: the instruction set is there.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::enter(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::enter(work),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::enter(work),
+            _ => portable::enter(work),
+        }
+    }
+}
+
+/// Lanes of a vector of `isa`.
+pub fn lanes(isa: Isa) -> usize {
+    struct Lanes;
+    impl Work for Lanes {
+        type Output = usize;
+        unsafe fn run<V: Vector>(self) -> usize {
+            V::LANES
+        }
+    }
+    run(isa, Lanes)
+}
+
+/// f32 that start on a cache line.
+#[derive(Clone, Debug, Default)]
+pub struct Aligned {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Aligned {
+    /// Zeros.
+    pub fn zeros(len: usize) -> Aligned {
+        Aligned { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: lines are arrays of f32 without padding, and hold at least `len` of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}

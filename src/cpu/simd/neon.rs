@@ -1,0 +1,100 @@
+//! Four lanes: Advanced SIMD of aarch64.
+
+use std::arch::aarch64::*;
+
+use super::tile::tiles;
+use super::{Vector, Work};
+
+#[derive(Clone, Copy)]
+pub struct Neon(float32x4_t);
+
+impl Vector for Neon {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Neon(vdupq_n_f32(x))
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Neon(vld1q_f32(from))
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        vst1q_f32(to, self.0);
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0f32; 4];
+        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+            *lane = *from.add(i);
+        }
+        Neon(vld1q_f32(lanes.as_ptr()))
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        let mut lanes = [0.0f32; 4];
+        vst1q_f32(lanes.as_mut_ptr(), self.0);
+        for (i, &lane) in lanes.iter().enumerate().take(count) {
+            *to.add(i) = lane;
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Neon(vaddq_f32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Neon(vsubq_f32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Neon(vmulq_f32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Neon(vdivq_f32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Neon(vmaxq_f32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        Neon(vminq_f32(self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Neon(vfmaq_f32(addend.0, self.0, factor.0))
+    }
+    #[inline(always)]
+    unsafe fn select_non_negative(self, yes: Self, no: Self) -> Self {
+        Neon(vbslq_f32(vcgezq_f32(self.0), yes.0, no.0))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Neon(vabsq_f32(self.0))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Neon(vrndnq_f32(self.0))
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
+        let biased = vaddq_s32(vcvtq_s32_f32(exponent.0), vdupq_n_s32(127));
+        Neon(vmulq_f32(self.0, vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))))
+    }
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        Self::splat(1.0).div(self)
+    }
+}
+
+/// # Safety
+/// Needs Advanced SIMD.
+#[target_feature(enable = "neon")]
+pub unsafe fn enter<W: Work>(work: W) -> W::Output {
+    work.run::<Neon>()
+}
+
+tiles!([#[target_feature(enable = "neon")]] Neon, [8, 4, 2, 1]);

@@ -1,0 +1,108 @@
+//! Four lanes in plain Rust: LLVM turns them into SSE, VFP or scalar code.
+
+use super::tile::tiles;
+use super::{Vector, Work};
+
+#[derive(Clone, Copy)]
+pub struct Portable([f32; 4]);
+
+macro_rules! lanewise {
+    ($a:expr, $b:expr, $f:expr) => {{
+        let (a, b, f) = ($a.0, $b.0, $f);
+        Portable([f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])])
+    }};
+}
+
+impl Vector for Portable {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Portable([x; 4])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Portable(from.cast::<[f32; 4]>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        to.cast::<[f32; 4]>().write_unaligned(self.0);
+    }
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; 4];
+        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+            *lane = *from.add(i);
+        }
+        Portable(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        for (i, &lane) in self.0.iter().enumerate().take(count) {
+            *to.add(i) = lane;
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        lanewise!(self, other, |a: f32, b: f32| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        lanewise!(self, other, |a: f32, b: f32| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        lanewise!(self, other, |a: f32, b: f32| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        lanewise!(self, other, |a: f32, b: f32| a / b)
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        lanewise!(self, other, |a: f32, b: f32| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        lanewise!(self, other, |a: f32, b: f32| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // Not `f32::mul_add`: without the instruction that is a call into libm.
+        self.mul(factor).add(addend)
+    }
+    #[inline(always)]
+    unsafe fn select_non_negative(self, yes: Self, no: Self) -> Self {
+        let mut lanes = no.0;
+        for (lane, (&x, &y)) in lanes.iter_mut().zip(self.0.iter().zip(&yes.0)) {
+            *lane = if x >= 0.0 { y } else { *lane };
+        }
+        Portable(lanes)
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Portable(self.0.map(f32::abs))
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        // 1.5·2²³ pushes the fraction out of the mantissa.
+        let magic = Self::splat(12_582_912.0);
+        self.add(magic).sub(magic)
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
+        self.mul(Portable(exponent.0.map(|e| f32::from_bits(((e.to_int_unchecked::<i32>() + 127) << 23) as u32))))
+    }
+    #[inline(always)]
+    unsafe fn reciprocal(self) -> Self {
+        Self::splat(1.0).div(self)
+    }
+}
+
+/// # Safety
+/// None: plain Rust.
+pub unsafe fn enter<W: Work>(work: W) -> W::Output {
+    work.run::<Portable>()
+}
+
+tiles!([] Portable, [4, 2, 1]);

@@ -1,0 +1,230 @@
+//! The micro-kernel of convolution and matrix product: a register tile of `ROWS` pixels by `VECTORS` vectors of output
+//! channels, and the epilogue that writes a finished tile.
+//!
+//! Per step of K the kernel loads `VECTORS` vectors of packed weights, broadcasts one input value per row and does
+//! `ROWS·VECTORS` multiply-adds. Rows come as pointers, one set of `ROWS` per *run*, a stretch of consecutive input
+//! values (the channels of a tap of the window, or a whole row of taps), so that borders, strides and dilation need no
+//! copy of the picture.
+
+use super::activate::{self, Activate};
+use super::{Isa, Vector, Work};
+use crate::infer::activation::Activation;
+use crate::infer::kernels::conv::Residual;
+
+/// Vectors of output channels in a panel of packed weights.
+pub const PANEL_VECTORS: usize = 2;
+/// No tile has more rows.
+pub const ROWS_MAX: usize = 14;
+/// No tile has more elements.
+pub const TILE_MAX: usize = ROWS_MAX * PANEL_VECTORS * 16;
+
+/// What a micro-kernel works on.
+#[derive(Clone, Copy, Debug)]
+pub struct TileArguments {
+    /// `runs` sets of one pointer per row.
+    pub rows: *const *const f32,
+    pub runs: usize,
+    /// Values behind each pointer.
+    pub run_len: usize,
+    /// `[runs·run_len][VECTORS·LANES]`
+    pub weights: *const f32,
+    /// `[VECTORS·LANES]`
+    pub bias: *const f32,
+    /// Receives `[ROWS][VECTORS·LANES]`.
+    pub tile: *mut f32,
+}
+
+/// A micro-kernel. Unsafe: needs its instruction set, and the pointers of [`TileArguments`] valid.
+pub type TileKernel = unsafe fn(&TileArguments);
+
+/// tile[r][n] = bias[n] + Σk row[r][k]·weights[k][n]
+///
+/// # Safety
+/// See [`TileArguments`] and [`Vector`].
+#[inline(always)]
+pub unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &TileArguments) {
+    let panel = VECTORS * V::LANES;
+    let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+    for v in 0..VECTORS {
+        let bias = V::load(a.bias.add(v * V::LANES));
+        for row in &mut sums {
+            row[v] = bias;
+        }
+    }
+    let mut weights = a.weights;
+    let mut table = a.rows;
+    for _ in 0..a.runs {
+        let mut rows = [std::ptr::null::<f32>(); ROWS];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = *table.add(r);
+        }
+        table = table.add(ROWS);
+        let mut k = 0;
+        while k < a.run_len {
+            let mut w = [V::splat(0.0); VECTORS];
+            for (v, w) in w.iter_mut().enumerate() {
+                *w = V::load(weights.add(v * V::LANES));
+            }
+            for r in 0..ROWS {
+                let x = V::splat(*rows[r].add(k));
+                for v in 0..VECTORS {
+                    sums[r][v] = w[v].mul_add(x, sums[r][v]);
+                }
+            }
+            weights = weights.add(panel);
+            k += 1;
+        }
+    }
+    for (r, row) in sums.iter().enumerate() {
+        for (v, sum) in row.iter().enumerate() {
+            sum.store(a.tile.add(r * panel + v * V::LANES));
+        }
+    }
+}
+
+/// Defines `kernel(rows, vectors)` and `ROWS` for an instruction set, each tile shape in a function of its own.
+macro_rules! tiles {
+    (@one [$(#[$attribute:meta])*] $vector:ty, $rows:literal, $vectors:literal) => {{
+        $(#[$attribute])*
+        unsafe fn multiply(a: &super::tile::TileArguments) {
+            super::tile::multiply::<$vector, $rows, $vectors>(a);
+        }
+        Some(multiply)
+    }};
+    ($attributes:tt $vector:ty, [$($rows:literal),*]) => {
+        /// Heights of the tiles, largest first.
+        pub const ROWS: &[usize] = &[$($rows),*];
+
+        /// The micro-kernel for a tile shape.
+        pub fn kernel(rows: usize, vectors: usize) -> Option<super::tile::TileKernel> {
+            match (rows, vectors) {
+                $(
+                    ($rows, 1) => super::tile::tiles!(@one $attributes $vector, $rows, 1),
+                    ($rows, 2) => super::tile::tiles!(@one $attributes $vector, $rows, 2),
+                )*
+                _ => None,
+            }
+        }
+    };
+}
+pub(crate) use tiles;
+
+/// The micro-kernels of an instruction set: for `rows` pixels take the smallest height that holds them.
+#[derive(Clone, Debug)]
+pub struct Kernels {
+    pub lanes: usize,
+    /// Height and the kernels for one and two vectors; largest first.
+    by_height: Vec<(usize, [TileKernel; PANEL_VECTORS])>,
+}
+
+impl Kernels {
+    /// The kernels of `isa`, which must be available.
+    pub fn new(isa: Isa) -> Option<Kernels> {
+        use super::portable;
+        if !isa.is_available() {
+            return None;
+        }
+        type Find = fn(usize, usize) -> Option<TileKernel>;
+        let (heights, find): (&[usize], Find) = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => (super::avx2::ROWS, super::avx2::kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => (super::avx512::ROWS, super::avx512::kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => (super::neon::ROWS, super::neon::kernel),
+            _ => (portable::ROWS, portable::kernel),
+        };
+        let by_height =
+            heights.iter().filter_map(|&rows| Some((rows, [find(rows, 1)?, find(rows, 2)?]))).collect::<Vec<_>>();
+        (!by_height.is_empty()).then_some(Kernels { lanes: super::lanes(isa), by_height })
+    }
+
+    /// Height of the tallest tile.
+    pub fn tallest(&self) -> usize {
+        self.by_height[0].0
+    }
+
+    /// The lowest tile that holds `rows` pixels (the tallest if none does), and its kernels.
+    pub fn for_rows(&self, rows: usize) -> (usize, [TileKernel; PANEL_VECTORS]) {
+        let fitting = self.by_height.iter().rev().find(|(height, _)| *height >= rows);
+        *fitting.unwrap_or(&self.by_height[0])
+    }
+}
+
+/// What happens to a sum on its way to memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Epilogue {
+    pub activation: Activation,
+    pub residual: Residual,
+}
+
+/// Writes rows of finished sums: `dst[r][..channels] = activation(tile[r] (+ residual[r])) (+ residual[r])`.
+#[derive(Clone, Copy, Debug)]
+pub struct Finish<'a> {
+    pub epilogue: Epilogue,
+    /// `[rows][tile_stride]`
+    pub tile: *const f32,
+    pub tile_stride: usize,
+    pub channels: usize,
+    /// One pointer per row.
+    pub dst: &'a [*mut f32],
+    /// One pointer per row; not read when there is no residual.
+    pub residual: &'a [*const f32],
+}
+
+impl Work for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        match self.epilogue.activation {
+            Activation::None => self.rows::<V, _>(activate::Identity),
+            Activation::Relu => self.rows::<V, _>(activate::Clip { lo: 0.0, hi: f32::INFINITY }),
+            Activation::Clip { lo, hi } => self.rows::<V, _>(activate::Clip { lo, hi }),
+            Activation::LeakyRelu { alpha } => self.rows::<V, _>(activate::LeakyRelu { alpha }),
+            Activation::Sigmoid => self.rows::<V, _>(activate::Sigmoid),
+            Activation::Silu => self.rows::<V, _>(activate::Silu),
+            Activation::HardSigmoid { alpha, beta } => self.rows::<V, _>(activate::HardSigmoid { alpha, beta }),
+            Activation::HardSwish => self.rows::<V, _>(activate::HardSwish),
+            Activation::Mish => self.rows::<V, _>(activate::Mish),
+            Activation::Tanh => self.rows::<V, _>(activate::Tanh),
+            Activation::Elu { alpha } => self.rows::<V, _>(activate::Elu { alpha }),
+            Activation::Gelu => self.rows::<V, _>(activate::Gelu),
+            other => self.rows::<V, _>(activate::Scalar(other)),
+        }
+    }
+}
+
+impl Finish<'_> {
+    #[inline(always)]
+    unsafe fn rows<V: Vector, A: Activate>(self, activation: A) {
+        for (r, &dst) in self.dst.iter().enumerate() {
+            let tile = self.tile.add(r * self.tile_stride);
+            let residual = match self.epilogue.residual {
+                Residual::None => std::ptr::null(),
+                _ => self.residual[r],
+            };
+            let mut c = 0;
+            while c + V::LANES <= self.channels {
+                let mut x = V::load(tile.add(c));
+                match self.epilogue.residual {
+                    Residual::None => x = activation.apply(x),
+                    Residual::BeforeActivation => x = activation.apply(x.add(V::load(residual.add(c)))),
+                    Residual::AfterActivation => x = activation.apply(x).add(V::load(residual.add(c))),
+                }
+                x.store(dst.add(c));
+                c += V::LANES;
+            }
+            if c < self.channels {
+                let rest = self.channels - c;
+                let mut x = V::load_first(tile.add(c), rest);
+                match self.epilogue.residual {
+                    Residual::None => x = activation.apply(x),
+                    Residual::BeforeActivation => x = activation.apply(x.add(V::load_first(residual.add(c), rest))),
+                    Residual::AfterActivation => x = activation.apply(x).add(V::load_first(residual.add(c), rest)),
+                }
+                x.store_first(dst.add(c), rest);
+            }
+        }
+    }
+}
