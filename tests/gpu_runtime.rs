@@ -2,7 +2,10 @@
 //! unless EYAS_REQUIRE_GPU=1.
 #![cfg(feature = "gpu")]
 
-use eyas::gpu::{Gpu, GpuApi, GpuError, GpuOptions, test_gpu};
+use eyas::gpu::{Gpu, GpuApi, GpuError, GpuOptions, GpuSession, profile, test_gpu};
+use eyas::infer::kernel::{Cells, Kernel};
+use eyas::infer::plan::{Buffer, BufferId, BufferKind, Plan, Step, View};
+use eyas::infer::tensor::Tensor;
 use eyas::shader::{Precision, Variant, VariantBuilder};
 use std::sync::Arc;
 
@@ -179,4 +182,150 @@ fn many_submits_do_not_leak() {
         // 1000 frames of 16 KiB each way would be 32 MB; other tests of this process may allocate a little.
         assert!(after < before + 24_000_000, "{before} bytes resident became {after}");
     }
+}
+
+#[test]
+fn a_lost_device_is_an_error() {
+    let Some(gpu) = open(GpuApi::Vulkan, false) else { return };
+    let buffer = gpu.storage_buffer("b", 64).expect("buffer");
+    gpu.device.destroy();
+    for _ in 0..2 {
+        assert!(matches!(gpu.download(&buffer, 64), Err(GpuError::Lost(_))));
+        assert!(matches!(gpu.storage_buffer("c", 64), Err(GpuError::Lost(_))));
+        assert!(matches!(gpu.wait(None), Err(GpuError::Lost(_))));
+    }
+}
+
+/// dst = src·weights[0] + 1, element by element, padding and all.
+#[derive(Debug)]
+struct ScaleByWeight;
+
+const SCALE_BY_WEIGHT: &str = "
+alias S = f32;
+const LEN: u32 = 1u;
+const SRC: u32 = 0u;
+const DST: u32 = 0u;
+@group(0) @binding(0) var<storage, read> weights: array<S>;
+@group(0) @binding(1) var<storage, read> src: array<S>;
+@group(0) @binding(2) var<storage, read_write> dst: array<S>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= LEN { return; }
+    dst[DST + id.x] = S(f32(src[SRC + id.x]) * f32(weights[0]) + 1.0);
+}
+";
+
+impl Kernel for ScaleByWeight {
+    fn stem(&self) -> &'static str {
+        "scale_by_weight"
+    }
+    fn run_twin(&self, _step: &Step, _reads: &[Cells<'_>], _writes: &[Cells<'_>]) {
+        unreachable!("only the GPU is tested here");
+    }
+    fn variant(&self, step: &Step, precision: Precision) -> Variant {
+        let (src, dst) = (&step.reads[0], &step.writes[0]);
+        let len = src.end() - src.offset;
+        VariantBuilder::new("scale_by_weight", SCALE_BY_WEIGHT)
+            .u32("LEN", len)
+            .u32("SRC", src.offset)
+            .u32("DST", dst.offset)
+            .precision(precision)
+            .build([len.div_ceil(64) as u32, 1, 1])
+    }
+    fn gpu_weights(&self, _step: &Step) -> Vec<f32> {
+        vec![3.0]
+    }
+}
+
+/// Two steps over a feature map of 3 channels padded to 4; the second reads and writes parts of one buffer. A third
+/// has nothing to do.
+fn small_plan() -> Plan {
+    let shape = [1, 3, 2, 5];
+    let input = View::channels_last(BufferId(0), &shape, 4);
+    let first = View { buffer: BufferId(1), ..input.clone() };
+    let second = View { offset: 40, ..first.clone() };
+    let constant = View::row_major(BufferId(2), &[2, 3]);
+    let empty = View::row_major(BufferId(1), &[0]);
+    let step = |read: &View, write: &View| Step {
+        node: "scale".into(),
+        kernel: Arc::new(ScaleByWeight),
+        reads: vec![read.clone()],
+        writes: vec![write.clone()],
+        macs: 0,
+    };
+    let buffer = |name: &str, len_elements, kind| Buffer { name: name.into(), len_elements, kind };
+    let table = Tensor::from_f32(&[2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).expect("tensor");
+    Plan {
+        buffers: vec![
+            buffer("x", 40, BufferKind::Input),
+            buffer("y", 80, BufferKind::Activation { first: 0, last: 1 }),
+            buffer("table", 6, BufferKind::Constant(table)),
+        ],
+        steps: vec![step(&input, &first), step(&first, &second), step(&empty, &empty)],
+        inputs: vec![("x".into(), input)],
+        outputs: vec![
+            ("first".into(), first),
+            ("second".into(), second.sliced(1, 1, 2, 1)),
+            ("table".into(), constant),
+            ("nothing".into(), empty),
+        ],
+    }
+}
+
+#[test]
+fn a_session_runs_a_plan() {
+    let Some(gpu) = test_gpu() else { return };
+    let values: Vec<f32> = (0..30).map(|i| i as f32 * 0.25).collect();
+    let input = Tensor::from_f32(&[1, 3, 2, 5], values.clone()).expect("tensor");
+    let precisions: &[Precision] = if gpu.adapter.f16 { &[Precision::F32, Precision::F16] } else { &[Precision::F32] };
+    for &precision in precisions {
+        let session = GpuSession::new(Arc::clone(&gpu), Arc::new(small_plan()), precision).expect("session");
+        // 40 and 80 elements, 6 rounded to 16 bytes, and two weights of 16 bytes.
+        let table_bytes = (6 * precision.size_bytes()).next_multiple_of(16);
+        assert_eq!(session.memory_bytes(), (120 * precision.size_bytes() + table_bytes + 32) as u64);
+        session.write_input(session.input_index("x").expect("x"), &input).expect("write");
+        for _ in 0..3 {
+            session.run().expect("run");
+            session.wait().expect("wait");
+            let outputs = session.read_outputs().expect("outputs");
+            let first: Vec<f32> = values.iter().map(|v| v * 3.0 + 1.0).collect();
+            let second: Vec<f32> = first[10..].iter().map(|v| v * 3.0 + 1.0).collect();
+            assert_eq!(outputs[0].as_f32(), Some(first.as_slice()));
+            assert_eq!(outputs[1].shape(), [1, 2, 2, 5]);
+            assert_eq!(outputs[1].as_f32(), Some(second.as_slice()));
+            assert_eq!(outputs[2].as_f32(), Some([1.0, 2.0, 3.0, 4.0, 5.0, 6.0].as_slice()));
+            assert_eq!(outputs[3].len(), 0);
+            for (i, output) in outputs.iter().enumerate() {
+                assert_eq!(session.read_output(i).expect("output"), *output);
+            }
+        }
+        let wrong = Tensor::from_f32(&[1, 3, 5, 2], values.clone()).expect("tensor");
+        let error = session.write_input(0, &wrong).expect_err("wrong shape").to_string();
+        assert!(error.contains("'x'") && error.contains("[1, 3, 2, 5]"), "{error}");
+        assert!(matches!(session.write_input(1, &input), Err(GpuError::Invalid(_))));
+        assert!(matches!(session.read_output(4), Err(GpuError::Invalid(_))));
+    }
+}
+
+#[test]
+fn steps_are_timed() {
+    let Some(gpu) = test_gpu() else { return };
+    let timestamps = gpu.adapter.timestamps;
+    let session = GpuSession::new(gpu, Arc::new(small_plan()), Precision::F32).expect("session");
+    let by_host = profile::times_by_host(&session).expect("host times");
+    assert_eq!(by_host.iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
+    assert!(by_host.iter().all(|t| t.1 > 0.0));
+    let profile = profile::profile(&session, 3).expect("profile");
+    assert_eq!(profile.clock == profile::Clock::Device, timestamps);
+    assert_eq!(profile.steps.iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
+    assert!(profile.steps.iter().all(|t| t.1 >= 0.0 && t.1 < 10_000.0), "{:?}", profile.steps);
+}
+
+#[test]
+fn a_device_of_the_host_application() {
+    let Some(own) = open(GpuApi::Vulkan, false) else { return };
+    let gpu = Gpu::from_device(own.device.clone(), own.queue.clone());
+    assert_eq!(gpu.adapter.name, own.adapter.name);
+    assert_eq!(gpu.precision, own.precision);
+    round_trip(&gpu, Precision::F32);
 }

@@ -1,7 +1,9 @@
 //! Buffers: made, filled and read back, with sizes checked first.
 
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
+use super::device::lock;
 use super::{Gpu, GpuError};
 use crate::shader::Precision;
 use half::f16;
@@ -147,7 +149,35 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::download`].
     pub fn download_ranges(&self, ranges: &[(&wgpu::Buffer, u64, usize)]) -> Result<Vec<Vec<u8>>, GpuError> {
-        let mut total = 0;
+        let readback = Readback::new(self, ranges)?;
+        let submission = self.submit(|encoder| readback.encode(encoder))?;
+        readback.map(self)?;
+        readback.take_after(self, submission)
+    }
+}
+
+/// How long a callback may be under way in another thread once its work is done.
+const CALLBACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way back from the device for a fixed set of ranges, usable for any number of frames: [`Readback::encode`] the
+/// copies, submit, [`Readback::map`], and [`Readback::take`] the bytes once the submission is done. A ring of these
+/// reads every frame without stalling the next.
+#[derive(Debug)]
+pub struct Readback {
+    staging: wgpu::Buffer,
+    ranges: Vec<(wgpu::Buffer, u64, usize)>,
+    total_bytes: usize,
+    mapped: Mutex<Option<mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>>>,
+}
+
+impl Readback {
+    /// For ranges (buffer, offset in bytes, length in bytes); offsets are multiples of 4.
+    ///
+    /// # Errors
+    /// [`GpuError::Invalid`] for a range outside its buffer, [`GpuError::Limit`] or [`GpuError::Device`] when the
+    /// staging buffer cannot be made.
+    pub fn new(gpu: &Gpu, ranges: &[(&wgpu::Buffer, u64, usize)]) -> Result<Readback, GpuError> {
+        let mut total_bytes = 0;
         for &(buffer, offset, len) in ranges {
             let end = offset.saturating_add(len as u64).saturating_add(3) / 4 * 4;
             if end > buffer.size() || !offset.is_multiple_of(4) {
@@ -156,57 +186,92 @@ impl Gpu {
                     buffer.size()
                 )));
             }
-            total += len.next_multiple_of(4);
-        }
-        if total == 0 {
-            return Ok(vec![Vec::new(); ranges.len()]);
+            total_bytes += len.next_multiple_of(4);
         }
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.buffer("readback", total, usage, u64::MAX)?;
-        let submission = self.scoped(|| {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            let mut at = 0;
-            for &(buffer, offset, len) in ranges {
-                let len = (len as u64).next_multiple_of(4);
-                if len > 0 {
-                    encoder.copy_buffer_to_buffer(buffer, offset, &staging, at, len);
-                }
-                at += len;
+        Ok(Readback {
+            staging: gpu.buffer("readback", total_bytes, usage, u64::MAX)?,
+            ranges: ranges.iter().map(|&(buffer, offset, len)| (buffer.clone(), offset, len)).collect(),
+            total_bytes,
+            mapped: Mutex::new(None),
+        })
+    }
+
+    /// Appends the copies; to be submitted before [`Readback::map`].
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut at = 0;
+        for (buffer, offset, len) in &self.ranges {
+            let len = (*len as u64).next_multiple_of(4);
+            if len > 0 {
+                encoder.copy_buffer_to_buffer(buffer, *offset, &self.staging, at, len);
             }
-            self.queue.submit([encoder.finish()])
+            at += len;
+        }
+    }
+
+    /// Asks for the bytes of everything submitted so far. Until [`Readback::take`] has given them, this readback must
+    /// not be submitted again.
+    ///
+    /// # Errors
+    /// [`GpuError::Device`] or [`GpuError::Lost`].
+    pub fn map(&self, gpu: &Gpu) -> Result<(), GpuError> {
+        let (sender, receiver) = mpsc::channel();
+        gpu.scoped(|| {
+            self.staging.slice(..).map_async(wgpu::MapMode::Read, move |result| drop(sender.send(result)));
         })?;
-        let bytes = self.read_mapped(&staging, total, submission)?;
-        let mut rest = bytes.as_slice();
-        Ok(ranges
+        *lock(&self.mapped) = Some(receiver);
+        Ok(())
+    }
+
+    /// The bytes of every range, or `None` when they are not there yet; [`Gpu::poll`] brings them.
+    ///
+    /// # Errors
+    /// [`GpuError::Device`] or [`GpuError::Lost`] when mapping failed.
+    pub fn take(&self, gpu: &Gpu) -> Result<Option<Vec<Vec<u8>>>, GpuError> {
+        let mut mapped = lock(&self.mapped);
+        let Some(receiver) = mapped.as_ref() else { return Ok(None) };
+        match receiver.try_recv() {
+            Err(mpsc::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::TryRecvError::Disconnected) => Err(gpu.fault("reading back: never mapped".into())),
+            Ok(result) => {
+                *mapped = None;
+                self.copy_out(gpu, result).map(Some)
+            }
+        }
+    }
+
+    /// Waits for the submission that the copies are in, and gives the bytes of every range.
+    ///
+    /// # Errors
+    /// [`GpuError::Device`] or [`GpuError::Lost`] when mapping failed; [`GpuError::Invalid`] when nothing was mapped.
+    pub fn take_after(&self, gpu: &Gpu, submission: wgpu::SubmissionIndex) -> Result<Vec<Vec<u8>>, GpuError> {
+        gpu.wait(Some(submission))?;
+        let Some(receiver) = lock(&self.mapped).take() else {
+            return Err(GpuError::Invalid("a readback that was not mapped".into()));
+        };
+        // Another thread that polls the same device may have taken on our callback and not yet come to it.
+        match receiver.recv_timeout(CALLBACK_PATIENCE) {
+            Ok(result) => self.copy_out(gpu, result),
+            Err(e) => Err(gpu.fault(format!("reading back: never mapped ({e})"))),
+        }
+    }
+
+    fn copy_out(&self, gpu: &Gpu, result: Result<(), wgpu::BufferAsyncError>) -> Result<Vec<Vec<u8>>, GpuError> {
+        let fault = |message: &str| gpu.fault(format!("reading back: {message}"));
+        result.map_err(|e| fault(&e.to_string()))?;
+        let view = self.staging.slice(..).get_mapped_range().map_err(|e| fault(&e.to_string()))?;
+        let mut rest = &view[..self.total_bytes];
+        let bytes = self
+            .ranges
             .iter()
             .map(|&(_, _, len)| {
                 let (piece, tail) = rest.split_at(len.next_multiple_of(4));
                 rest = tail;
                 piece[..len].to_vec()
             })
-            .collect())
-    }
-
-    /// Maps a readback buffer once `submission` is done, and copies its first bytes.
-    fn read_mapped(
-        &self,
-        staging: &wgpu::Buffer,
-        size_bytes: usize,
-        submission: wgpu::SubmissionIndex,
-    ) -> Result<Vec<u8>, GpuError> {
-        let (sender, receiver) = mpsc::channel();
-        let slice = staging.slice(..size_bytes as u64);
-        self.scoped(|| slice.map_async(wgpu::MapMode::Read, move |result| drop(sender.send(result))))?;
-        self.wait(Some(submission))?;
-        match receiver.try_recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(GpuError::Device(format!("reading back: {e}"))),
-            Err(_) => return Err(GpuError::Device("reading back: the buffer was not mapped in time".into())),
-        }
-        let view = slice.get_mapped_range().map_err(|e| GpuError::Device(format!("reading back: {e}")))?;
-        let bytes = view.to_vec();
+            .collect();
         drop(view);
-        staging.unmap();
+        self.staging.unmap();
         Ok(bytes)
     }
 }

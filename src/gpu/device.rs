@@ -354,18 +354,26 @@ impl Gpu {
             }
         }
         match first {
-            Some(message) => Err(GpuError::Device(message)),
+            Some(message) => Err(self.fault(message)),
             None => self.check().map(|()| value),
         }
     }
 
-    /// Blocks until a submission is done; `None`: until all are.
+    /// An error with this message; [`GpuError::Lost`] when a lost device is behind it, which wgpu tells when polled.
+    pub(super) fn fault(&self, message: String) -> GpuError {
+        self.poll().err().unwrap_or(GpuError::Device(message))
+    }
+
+    /// Runs the callbacks of work that is done, without waiting.
     ///
     /// # Errors
-    /// [`GpuError::Lost`] when the device goes away meanwhile.
-    pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
-        let poll = wgpu::PollType::Wait { submission_index: submission, timeout: None };
-        // wgpu 30 panics in `poll` when the driver reports the device lost during the wait.
+    /// As [`Gpu::check`].
+    pub fn poll(&self) -> Result<(), GpuError> {
+        self.poll_as(wgpu::PollType::Poll)
+    }
+
+    fn poll_as(&self, poll: wgpu::PollType) -> Result<(), GpuError> {
+        // wgpu 30 panics in `poll` when the driver reports the device lost.
         match catch_unwind(AssertUnwindSafe(|| self.device.poll(poll))) {
             Ok(Ok(_)) => self.check(),
             Ok(Err(e)) => Err(GpuError::Device(e.to_string())),
@@ -374,6 +382,14 @@ impl Gpu {
                 self.check()
             }
         }
+    }
+
+    /// Blocks until a submission is done; `None`: until all are.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`] when the device goes away meanwhile.
+    pub fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
+        self.poll_as(wgpu::PollType::Wait { submission_index: submission, timeout: None })
     }
 }
 

@@ -172,17 +172,25 @@ impl Gpu {
     /// # Errors
     /// [`GpuError::Device`] or [`GpuError::Lost`].
     pub fn run(&self, dispatches: &[&Dispatch]) -> Result<(), GpuError> {
-        let submission = self.scoped(|| {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                for dispatch in dispatches {
-                    dispatch.encode(&mut pass);
-                }
+        let submission = self.submit(|encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in dispatches {
+                dispatch.encode(&mut pass);
             }
-            self.queue.submit([encoder.finish()])
         })?;
         self.wait(Some(submission))
+    }
+
+    /// Records commands and submits them.
+    ///
+    /// # Errors
+    /// What wgpu finds wrong with the commands: [`GpuError::Device`]; or [`GpuError::Lost`].
+    pub fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<wgpu::SubmissionIndex, GpuError> {
+        self.scoped(|| {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            record(&mut encoder);
+            self.queue.submit([encoder.finish()])
+        })
     }
 
     fn layout(&self, bindings: &[Binding]) -> Result<wgpu::BindGroupLayout, GpuError> {

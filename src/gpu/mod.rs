@@ -6,9 +6,13 @@
 pub mod buffer;
 pub mod device;
 pub mod dispatch;
+pub mod profile;
+pub mod session;
 
+pub use buffer::Readback;
 pub use device::{AdapterKind, AdapterReport, Gpu, GpuApi, GpuOptions, test_gpu};
 pub use dispatch::Dispatch;
+pub use session::GpuSession;
 
 /// What can go wrong on a GPU.
 #[derive(Debug, thiserror::Error)]
