@@ -1,7 +1,10 @@
-//! Copies a strided view to another of the same shape.
+//! Copies a strided view to another of the same shape. Twin of `shaders/infer/copy.wgsl`.
+
+use super::walk::Walk;
+use super::wgsl::{self, Lanes};
 use crate::infer::kernel::{Cells, Kernel};
 use crate::infer::plan::step::Step;
-use crate::shader::{Precision, Variant};
+use crate::shader::{Precision, Variant, VariantBuilder};
 
 /// dst = src, element by element. Reads `[src]`, writes `[dst]`; equal shapes, any strides.
 #[derive(Clone, Copy, Debug)]
@@ -11,10 +14,21 @@ impl Kernel for Copy {
     fn stem(&self) -> &'static str {
         "copy"
     }
-    fn run_twin(&self, _step: &Step, _reads: &[Cells<'_>], _writes: &[Cells<'_>]) {
-        todo!()
+
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
+        let walk = Walk::new(&[&step.reads[0], &step.writes[0]]);
+        let (from, to) = (walk.strides[0][0], walk.strides[1][0]);
+        walk.rows(|at| {
+            for i in 0..walk.extents[0] {
+                writes[0][at[1] + i * to].set(reads[0][at[0] + i * from].get());
+            }
+        });
     }
-    fn variant(&self, _step: &Step, _precision: Precision) -> Variant {
-        todo!()
+
+    fn variant(&self, step: &Step, precision: Precision) -> Variant {
+        let lanes = Lanes::new(Walk::new(&[&step.reads[0], &step.writes[0]]));
+        let mut b = VariantBuilder::new("copy", include_str!("../../../shaders/infer/copy.wgsl")).precision(precision);
+        b = lanes.write(lanes.read(lanes.extents(b), "src", 0, 0), 1, 1);
+        wgsl::build_flat(b, lanes.count().div_ceil(64))
     }
 }

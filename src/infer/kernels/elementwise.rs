@@ -1,5 +1,12 @@
 //! Elementwise functions of one or two inputs. Twin of `shaders/infer/elementwise.wgsl`.
-use crate::infer::activation::Activation;
+
+use super::walk::Walk;
+use super::wgsl::{self, Lanes};
+use crate::infer::activation::{Activation, erf};
+use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::plan::step::Step;
+use crate::infer::plan::view::View;
+use crate::shader::{Precision, Variant, VariantBuilder};
 
 /// The function before the activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,10 +36,156 @@ pub enum Function {
     Max,
 }
 
+impl Function {
+    /// True for functions of two inputs.
+    pub fn is_binary(self) -> bool {
+        use Function::{Add, Div, Max, Min, Mul, Pow, Sub};
+        matches!(self, Add | Sub | Mul | Div | Pow | Min | Max)
+    }
+
+    /// The function itself; `b` is ignored by functions of one input.
+    pub fn apply(self, a: f32, b: f32) -> f32 {
+        match self {
+            Function::Identity => a,
+            Function::Exp => a.exp(),
+            Function::Log => a.ln(),
+            Function::Sqrt => a.sqrt(),
+            Function::Reciprocal => 1.0 / a,
+            Function::Neg => -a,
+            Function::Abs => a.abs(),
+            Function::Floor => a.floor(),
+            Function::Ceil => a.ceil(),
+            Function::Round => a.round_ties_even(),
+            Function::Erf => erf(a),
+            Function::Sin => a.sin(),
+            Function::Cos => a.cos(),
+            Function::Add => a + b,
+            Function::Sub => a - b,
+            Function::Mul => a * b,
+            Function::Div => a / b,
+            Function::Pow => a.powf(b),
+            Function::Min => a.min(b),
+            Function::Max => a.max(b),
+        }
+    }
+
+    /// Lower-case name for kernel labels.
+    pub fn label(self) -> &'static str {
+        match self {
+            Function::Identity => "identity",
+            Function::Exp => "exp",
+            Function::Log => "log",
+            Function::Sqrt => "sqrt",
+            Function::Reciprocal => "reciprocal",
+            Function::Neg => "neg",
+            Function::Abs => "abs",
+            Function::Floor => "floor",
+            Function::Ceil => "ceil",
+            Function::Round => "round",
+            Function::Erf => "erf",
+            Function::Sin => "sin",
+            Function::Cos => "cos",
+            Function::Add => "add",
+            Function::Sub => "sub",
+            Function::Mul => "mul",
+            Function::Div => "div",
+            Function::Pow => "pow",
+            Function::Min => "min",
+            Function::Max => "max",
+        }
+    }
+
+    /// As WGSL, on vectors `a` and `b`.
+    fn wgsl(self) -> &'static str {
+        match self {
+            Function::Identity => "a",
+            Function::Exp => "exp(a)",
+            Function::Log => "log(a)",
+            Function::Sqrt => "sqrt(a)",
+            Function::Reciprocal => "1.0 / a",
+            Function::Neg => "-a",
+            Function::Abs => "abs(a)",
+            Function::Floor => "floor(a)",
+            Function::Ceil => "ceil(a)",
+            Function::Round => "round(a)",
+            Function::Erf => "erf(a)",
+            Function::Sin => "sin(a)",
+            Function::Cos => "cos(a)",
+            Function::Add => "a + b",
+            Function::Sub => "a - b",
+            Function::Mul => "a * b",
+            Function::Div => "a / b",
+            Function::Pow => "power(a, b)",
+            Function::Min => "min(a, b)",
+            Function::Max => "max(a, b)",
+        }
+    }
+}
+
 /// dst = activation(function(a, b)). Reads `[a]` or `[a, b]`, writes `[dst]`; the reads are already broadcast to the
 /// shape of dst (stride 0 where they repeat); any strides.
 #[derive(Clone, Copy, Debug)]
 pub struct Elementwise {
     pub function: Function,
     pub activation: Activation,
+}
+
+impl Elementwise {
+    fn walk(&self, step: &Step) -> Walk {
+        let views: Vec<&View> = step.reads.iter().take(self.inputs()).chain(&step.writes).collect();
+        Walk::new(&views)
+    }
+
+    fn inputs(&self) -> usize {
+        if self.function.is_binary() { 2 } else { 1 }
+    }
+}
+
+impl Kernel for Elementwise {
+    fn stem(&self) -> &'static str {
+        "elementwise"
+    }
+
+    fn label(&self) -> String {
+        match (self.function, self.activation) {
+            (Function::Identity, a) => a.label().to_string(),
+            (f, Activation::None) => f.label().to_string(),
+            (f, a) => format!("{}_{}", f.label(), a.label()),
+        }
+    }
+
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
+        let walk = self.walk(step);
+        let last = self.inputs();
+        // A function of one input is given it twice.
+        let second = last - 1;
+        let strides: Vec<usize> = walk.strides.iter().map(|s| s[0]).collect();
+        walk.rows(|at| {
+            for i in 0..walk.extents[0] {
+                let a = reads[0][at[0] + i * strides[0]].get();
+                let b = reads[second][at[second] + i * strides[second]].get();
+                writes[0][at[last] + i * strides[last]].set(self.activation.apply(self.function.apply(a, b)));
+            }
+        });
+    }
+
+    fn variant(&self, step: &Step, precision: Precision) -> Variant {
+        let lanes = Lanes::new(self.walk(step));
+        let mut b = VariantBuilder::new("elementwise", include_str!("../../../shaders/infer/elementwise.wgsl"));
+        b = wgsl::activation(b.precision(precision), self.activation);
+        b = lanes.read(lanes.extents(b), "a", 0, 0);
+        b = if self.function.is_binary() {
+            lanes.write(lanes.read(b, "b", 1, 1), 2, 2)
+        } else {
+            let b = b
+                .line("@group(0) @binding(1) var<storage, read> b", "")
+                .line("fn load_b(", "fn load_b(at: u32, inner: u32) -> vec4<f32> { return vec4<f32>(0.0); }");
+            lanes.write(wgsl::list(b, "B_STRIDES", &vec![0; lanes.rank()]), 2, 1)
+        };
+        b = b.line(
+            "fn apply(",
+            &format!("fn apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.function.wgsl()),
+        );
+        wgsl::build_flat(b, lanes.count().div_ceil(64))
+    }
 }

@@ -11,3 +11,8 @@ pub mod pool;
 pub mod reduce;
 pub mod resize;
 pub mod softmax;
+
+mod conv_direct;
+mod walk;
+mod wgsl;
+

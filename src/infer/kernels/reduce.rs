@@ -1,5 +1,11 @@
 //! Sum, mean, max, min over some axes. Twin of `shaders/infer/reduce.wgsl`.
 
+use super::walk::Walk;
+use super::wgsl::{self, Lanes};
+use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::plan::step::Step;
+use crate::shader::{Precision, Variant, VariantBuilder};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReduceKind {
     Sum,
@@ -8,8 +14,111 @@ pub enum ReduceKind {
     Min,
 }
 
+impl ReduceKind {
+    fn start(self) -> f32 {
+        match self {
+            ReduceKind::Sum | ReduceKind::Mean => 0.0,
+            ReduceKind::Max => f32::MIN,
+            ReduceKind::Min => f32::MAX,
+        }
+    }
+
+    fn combine(self, a: f32, b: f32) -> f32 {
+        match self {
+            ReduceKind::Sum | ReduceKind::Mean => a + b,
+            ReduceKind::Max => a.max(b),
+            ReduceKind::Min => a.min(b),
+        }
+    }
+
+    fn wgsl(self) -> &'static str {
+        match self {
+            ReduceKind::Sum | ReduceKind::Mean => "a + b",
+            ReduceKind::Max => "max(a, b)",
+            ReduceKind::Min => "min(a, b)",
+        }
+    }
+}
+
 /// Reads `[src]`, writes `[dst]`; equal ranks, dst has size 1 along every reduced axis; any strides.
 #[derive(Clone, Copy, Debug)]
 pub struct Reduce {
     pub kind: ReduceKind,
+}
+
+/// Threads that share an output, so that sums over large pictures are spread out (and lose fewer digits).
+fn team(reduced: usize) -> usize {
+    if reduced >= 64 { 16 } else { 1 }
+}
+
+/// The axes that stay (walked in src and dst) and those that are reduced (walked in src).
+fn walks(step: &Step) -> (Walk, Walk) {
+    let (src, dst) = (&step.reads[0], &step.writes[0]);
+    let (gone, kept): (Vec<usize>, Vec<usize>) =
+        (0..src.rank()).partition(|&axis| dst.shape[axis] == 1 && src.shape[axis] != 1);
+    (Walk::over(&[src, dst], &kept), Walk::over(&[src], &gone))
+}
+
+impl Kernel for Reduce {
+    fn stem(&self) -> &'static str {
+        "reduce"
+    }
+
+    fn label(&self) -> String {
+        format!("reduce_{:?}", self.kind).to_lowercase()
+    }
+
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
+        let (kept, mut gone) = walks(step);
+        let count = gone.count();
+        let scale = if self.kind == ReduceKind::Mean { 1.0 / count.max(1) as f32 } else { 1.0 };
+        let mut partial = vec![0.0; team(count)];
+        kept.rows(|at| {
+            for i in 0..kept.extents[0] {
+                gone.offsets[0] = at[0] + i * kept.strides[0][0];
+                partial.fill(self.kind.start());
+                let mut member = 0;
+                gone.rows(|at| {
+                    for r in 0..gone.extents[0] {
+                        let value = reads[0][at[0] + r * gone.strides[0][0]].get();
+                        partial[member] = self.kind.combine(partial[member], value);
+                        member = (member + 1) % partial.len();
+                    }
+                });
+                let mut half = partial.len() / 2;
+                while half > 0 {
+                    for member in 0..half {
+                        partial[member] = self.kind.combine(partial[member], partial[member + half]);
+                    }
+                    half /= 2;
+                }
+                writes[0][at[1] + i * kept.strides[1][0]].set(partial[0] * scale);
+            }
+        });
+    }
+
+    fn variant(&self, step: &Step, precision: Precision) -> Variant {
+        let (kept, gone) = walks(step);
+        let lanes = Lanes::around(kept, &gone.strides[0]);
+        let count = gone.count();
+        let team = team(count);
+        let mut b = VariantBuilder::new("reduce", include_str!("../../../shaders/infer/reduce.wgsl"));
+        b = lanes.write(lanes.read(lanes.extents(b.precision(precision)), "src", 0, 0), 1, 1);
+        // Strides along reduced axes are in the units in which src is indexed, as those of kept axes are.
+        let unit = lanes.unit(0);
+        let strides: Vec<usize> = gone.strides[0].iter().map(|s| s / unit).collect();
+        b = wgsl::list(b, "REDUCED_STRIDES", &strides);
+        b = wgsl::list(b, "REDUCED_EXTENTS", &gone.extents.iter().map(|&n| n.max(1)).collect::<Vec<_>>());
+        b = b
+            .u32("REDUCED_RANK", gone.extents.len())
+            .u32("REDUCED", count)
+            .u32("TEAM", team)
+            .f32("START", self.kind.start())
+            .f32("SCALE", if self.kind == ReduceKind::Mean { 1.0 / count.max(1) as f32 } else { 1.0 })
+            .line(
+                "fn combine(",
+                &format!("fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.kind.wgsl()),
+            );
+        wgsl::build_flat(b, lanes.count().div_ceil(64 / team))
+    }
 }

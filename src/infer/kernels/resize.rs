@@ -1,4 +1,12 @@
 //! Resizing of feature maps. Twin of `shaders/infer/resize.wgsl`.
+//!
+//! Source coordinates are ratios of integers, (a·x + b) / d, so that twin and shader agree to the last bit about which
+//! pixel is nearest: division of floats is inexact on GPUs.
+
+use super::wgsl;
+use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::plan::step::Step;
+use crate::shader::{Precision, Variant, VariantBuilder};
 
 /// Which source coordinate an output coordinate stands for (ONNX Resize, `coordinate_transformation_mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,4 +45,155 @@ pub struct Resize {
     pub coordinates: Coordinates,
     /// Output size over input size, for height and width, as the file gives it.
     pub scale: [f32; 2],
+}
+
+/// Source coordinate of output `x`: max(a·x + b, 0) / d.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Axis {
+    size: usize,
+    a: i64,
+    b: i64,
+    d: i64,
+    /// Nearest: index = (step·n + shift) / (step·d) with n the numerator.
+    step: i64,
+    shift: i64,
+}
+
+impl Axis {
+    fn new(size: usize, out: usize, scale: f32, coordinates: Coordinates, interpolation: Interpolation) -> Axis {
+        // scale = p / q
+        let (p, q) = fraction(scale, out, size);
+        let (a, b, d) = match coordinates {
+            Coordinates::PytorchHalfPixel if out == 1 => (0, 0, 1),
+            Coordinates::AlignCorners if out == 1 => (0, 0, 1),
+            Coordinates::Asymmetric => (q, 0, p),
+            Coordinates::HalfPixel | Coordinates::PytorchHalfPixel => (2 * q, q - p, 2 * p),
+            Coordinates::AlignCorners => (size as i64 - 1, 0, out as i64 - 1),
+        };
+        let (step, shift) = match interpolation {
+            Interpolation::Nearest(Rounding::Floor) | Interpolation::Linear => (1, 0),
+            Interpolation::Nearest(Rounding::Ceil) => (1, d - 1),
+            Interpolation::Nearest(Rounding::PreferFloor) => (2, d - 1),
+            Interpolation::Nearest(Rounding::PreferCeil) => (2, d),
+        };
+        Axis { size, a, b, d, step, shift }
+    }
+
+    fn numerator(&self, x: usize) -> i64 {
+        (self.a * x as i64 + self.b).max(0)
+    }
+
+    fn nearest(&self, x: usize) -> usize {
+        let index = (self.step * self.numerator(x) + self.shift) / (self.step * self.d);
+        (index as usize).min(self.size - 1)
+    }
+
+    /// Two neighbours and the weight of the second.
+    fn linear(&self, x: usize) -> (usize, usize, f32) {
+        let n = self.numerator(x);
+        let low = ((n / self.d) as usize).min(self.size - 1);
+        ((low), (low + 1).min(self.size - 1), (n % self.d) as f32 / self.d as f32)
+    }
+
+    fn declare(&self, builder: VariantBuilder, name: &str) -> VariantBuilder {
+        builder
+            .u32(&format!("SIZE_{name}"), self.size)
+            .i32(&format!("A_{name}"), self.a)
+            .i32(&format!("B_{name}"), self.b)
+            .i32(&format!("D_{name}"), self.d)
+            .i32(&format!("STEP_{name}"), self.step)
+            .i32(&format!("SHIFT_{name}"), self.shift)
+    }
+}
+
+/// A scale as a ratio p / q of small integers: `out / size` where that is what the file means, else the simplest ratio
+/// that equals the scale in f32 (by continued fractions).
+fn fraction(scale: f32, out: usize, size: usize) -> (i64, i64) {
+    const LIMIT: i64 = 1 << 13;
+    if out as f32 / size as f32 == scale || !scale.is_finite() || scale <= 0.0 {
+        let divisor = greatest_common_divisor(out.max(1), size.max(1));
+        return ((out / divisor).max(1) as i64, (size / divisor).max(1) as i64);
+    }
+    let (mut p, mut q) = ((1, 0), (0, 1));
+    let mut rest = f64::from(scale);
+    loop {
+        let whole = rest.floor();
+        let next = (whole as i64 * p.0 + p.1, whole as i64 * q.0 + q.1);
+        if next.0 > LIMIT || next.1 > LIMIT {
+            break;
+        }
+        (p, q) = ((next.0, p.0), (next.1, q.0));
+        if p.0 as f32 / q.0 as f32 == scale || rest - whole < 1e-12 {
+            break;
+        }
+        rest = 1.0 / (rest - whole);
+    }
+    (p.0.max(1), q.0.max(1))
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+impl Resize {
+    fn axes(&self, step: &Step) -> [Axis; 2] {
+        let (src, dst) = (&step.reads[0].shape, &step.writes[0].shape);
+        std::array::from_fn(|i| Axis::new(src[2 + i], dst[2 + i], self.scale[i], self.coordinates, self.interpolation))
+    }
+}
+
+impl Kernel for Resize {
+    fn stem(&self) -> &'static str {
+        "resize"
+    }
+
+    fn label(&self) -> String {
+        let kind = if self.interpolation == Interpolation::Linear { "linear" } else { "nearest" };
+        format!("resize_{kind}")
+    }
+
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
+        let (src, dst) = (wgsl::feature_map(&step.reads[0]), wgsl::feature_map(&step.writes[0]));
+        let [rows, columns] = self.axes(step);
+        for n in 0..dst.batch {
+            for y in 0..dst.height {
+                for x in 0..dst.width {
+                    let out = &writes[0][dst.pixel(n, y, x)..][..dst.channels];
+                    if self.interpolation == Interpolation::Linear {
+                        let ((y0, y1, fy), (x0, x1, fx)) = (rows.linear(y), columns.linear(x));
+                        let corners = [(y0, x0), (y0, x1), (y1, x0), (y1, x1)].map(|(y, x)| src.pixel(n, y, x));
+                        for (c, out) in out.iter().enumerate() {
+                            let [a, b, d, e] = corners.map(|at| reads[0][at + c].get());
+                            let (top, bottom) = (a * (1.0 - fx) + b * fx, d * (1.0 - fx) + e * fx);
+                            out.set(top * (1.0 - fy) + bottom * fy);
+                        }
+                    } else {
+                        let seen = &reads[0][src.pixel(n, rows.nearest(y), columns.nearest(x))..];
+                        for (out, seen) in out.iter().zip(seen) {
+                            out.set(seen.get());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn variant(&self, step: &Step, precision: Precision) -> Variant {
+        let (src, dst) = (wgsl::feature_map(&step.reads[0]), wgsl::feature_map(&step.writes[0]));
+        let [rows, columns] = self.axes(step);
+        let vectors = dst.channels.div_ceil(4);
+        let count = dst.batch * dst.height * dst.width * vectors;
+        let mut b =
+            VariantBuilder::new("resize", include_str!("../../../shaders/infer/resize.wgsl")).precision(precision);
+        b = wgsl::place(wgsl::place(b, "SRC", &src), "DST", &dst);
+        b = wgsl::store(b, "@group(0) @binding(1) var<storage, read_write> dst", 1, dst.channels);
+        b = columns
+            .declare(rows.declare(b, "Y"), "X")
+            .bool("LINEAR", self.interpolation == Interpolation::Linear)
+            .u32("DST_HEIGHT", dst.height)
+            .u32("DST_WIDTH", dst.width)
+            .u32("VECTORS", vectors)
+            .u32("COUNT", count);
+        wgsl::build_flat(b, count.div_ceil(64))
+    }
 }

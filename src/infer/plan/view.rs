@@ -246,9 +246,13 @@ pub struct FeatureMap {
 }
 
 impl FeatureMap {
-    /// True when offset and all strides are multiples of `block`: vector loads of `block` channels are aligned.
+    /// True when offset and strides are multiples of `block`, so that vector loads of `block` channels are aligned.
+    /// Strides of axes with one element do not matter.
     pub fn is_aligned(&self, block: usize) -> bool {
-        [self.offset, self.pixel_stride, self.row_stride, self.image_stride].iter().all(|s| s % block == 0)
+        self.offset % block == 0
+            && [(self.width, self.pixel_stride), (self.height, self.row_stride), (self.batch, self.image_stride)]
+                .iter()
+                .all(|&(extent, stride)| extent <= 1 || stride % block == 0)
     }
 
     /// Position of channel 0 of a pixel.

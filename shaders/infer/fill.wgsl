@@ -1,0 +1,42 @@
+// One value everywhere.
+//
+//   dst[i] = VALUE
+//
+// Bindings: dst: any strides; axes are merged as far as possible, fastest axis first.
+// A thread writes four neighbours along the fastest axis where dst is aligned for it, else one element.
+// Dispatch: COUNT threads in workgroups of 64, flat, GROUPS_X per row of the dispatch.
+alias S = f32;
+alias S4 = vec4<S>;
+
+const VALUE: f32 = 0.0f;
+const COUNT: u32 = 16u;
+const RANK: u32 = 1u;
+// Threads along each axis; strides in the units in which dst is indexed.
+const EXTENTS: array<u32, 1> = array<u32, 1>(16u);
+const DST_OFFSET: u32 = 0u;
+const DST_STRIDES: array<u32, 1> = array<u32, 1>(1u);
+const GROUPS_X: u32 = 1u;
+
+@group(0) @binding(0) var<storage, read_write> dst: array<S4>;
+
+fn store(at: u32, c4: u32, v: vec4<f32>) { dst[at] = S4(v); }
+
+// Number of the copies of unrolled lines.
+const ax: u32 = 0u;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let flat = (group.y * GROUPS_X + group.x) * 64u + thread;
+    if flat >= COUNT {
+        return;
+    }
+    let inner = flat % EXTENTS[0];
+    var rest = flat;
+    var dst_at = DST_OFFSET;
+    //unroll ax RANK
+    let i_ax = rest % EXTENTS[ax];
+    rest = rest / EXTENTS[ax];
+    dst_at += i_ax * DST_STRIDES[ax];
+    //end
+    store(dst_at, inner, vec4<f32>(VALUE));
+}
