@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::frame::Frame;
+
 /// How a picture is fitted into the network's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fit {
@@ -22,6 +24,7 @@ pub struct Letterbox {
     /// Size of the scaled picture inside the model's input.
     pub content_px: [u32; 2],
     pub scale: [f32; 2],
+    /// Where the content begins; whole pixels.
     pub offset_px: [f32; 2],
 }
 
@@ -39,7 +42,20 @@ impl Letterbox {
             },
             Fit::LetterboxTopLeft { .. } | Fit::LetterboxCentre { .. } => {
                 let r = ratio(0).min(ratio(1));
-                let content = [0, 1].map(|axis| ((picture_px[axis] as f32 * r) as u32).clamp(1, model_px[axis].max(1)));
+                // The axis that limits fills the model exactly; in integers, because a product of floats may fall
+                // a hair short of it.
+                let [picture, model] = [picture_px, model_px].map(|px| px.map(u64::from));
+                let limiting = usize::from(model[1] * picture[0] < model[0] * picture[1]);
+                let (numerator, denominator) = (model[limiting], picture[limiting].max(1));
+                let content = [0, 1].map(|axis| {
+                    let exact = picture[axis] * numerator;
+                    let side = match fit {
+                        // YOLOX cuts the fraction off, Ultralytics rounds.
+                        Fit::LetterboxCentre { .. } => (2 * exact + denominator) / (2 * denominator),
+                        _ => exact / denominator,
+                    };
+                    side.clamp(1, model[axis].max(1)) as u32
+                });
                 let offset = match fit {
                     Fit::LetterboxCentre { .. } => [0, 1].map(|axis| ((model_px[axis] - content[axis]) / 2) as f32),
                     _ => [0.0; 2],
@@ -83,6 +99,21 @@ pub struct FrameParams {
     pub reserved: [u32; 2],
 }
 
+impl FrameParams {
+    /// What the convert stage reads: size and place of this frame. The fields of decode (`max_detections`, thresholds)
+    /// and draw (`line_px`, `text_px`) are 0; fill them in with `FrameParams { score_threshold, ..FrameParams::new(..) }`.
+    pub fn new(frame: &Frame, letterbox: &Letterbox) -> FrameParams {
+        FrameParams {
+            picture_px: [frame.width, frame.height],
+            row_bytes: frame.row_bytes() as u32,
+            scale: letterbox.scale,
+            offset_px: letterbox.offset_px,
+            content_px: letterbox.content_px,
+            ..FrameParams::zeroed()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +131,25 @@ mod tests {
                     assert!((back[0] - point[0]).abs() < 1e-2 && (back[1] - point[1]).abs() < 1e-2);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn content_sizes_are_those_of_the_references() {
+        let size = |fit, picture, model| {
+            let l = Letterbox::new(fit, picture, model);
+            (l.content_px, l.offset_px)
+        };
+        let (top_left, centre) = (Fit::LetterboxTopLeft { pad: 114 }, Fit::LetterboxCentre { pad: 114 });
+        // 416 / 641 · 479 = 310.86: int() in YOLOX, round() in Ultralytics.
+        assert_eq!(size(top_left, [641, 479], [416, 416]), ([416, 310], [0.0, 0.0]));
+        assert_eq!(size(centre, [641, 479], [416, 416]), ([416, 311], [0.0, 52.0]));
+        assert_eq!(size(centre, [3, 16000], [64, 32]), ([1, 32], [31.0, 0.0]));
+        assert_eq!(size(centre, [810, 1080], [640, 640]), ([480, 640], [80.0, 0.0]));
+        assert_eq!(size(Fit::Stretch, [3, 5], [64, 32]), ([64, 32], [0.0, 0.0]));
+        for side in 1..2000 {
+            let l = Letterbox::new(top_left, [side, 1], [417, 416]);
+            assert_eq!(l.content_px[0], 417.min(416 * side), "the limiting side is filled: {side}");
         }
     }
 }
