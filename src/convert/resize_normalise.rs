@@ -96,7 +96,7 @@ pub fn run_twin(
             }
             let at = map.pixel(0, id_y as usize, id_x as usize);
             for c in 0..map.channels {
-                memory[at + c].set((level[c] as f32 - p.mean[c]) * scale[c]);
+                memory[at + c].set(standardise(level[c], (p.mean[c], scale[c])));
             }
         }
     }
@@ -171,11 +171,14 @@ pub fn into_slice(
         return run_twin(frame, p, letterbox, input, Cell::from_mut(memory).as_slice_of_cells());
     }
     let bands = Bands::new(frame, p, letterbox, map);
-    match frame.format {
-        PixelFormat::Rgb8 => bands.run::<3, 0, 1, 2>(memory),
-        PixelFormat::Rgba8 => bands.run::<4, 0, 1, 2>(memory),
-        PixelFormat::Bgra8 => bands.run::<4, 2, 1, 0>(memory),
-        PixelFormat::Gray8 => bands.run::<1, 0, 0, 0>(memory),
+    match (frame.format, p.order) {
+        (PixelFormat::Rgb8, ChannelOrder::Bgr) => bands.run::<3, 2, 1, 0>(memory),
+        (PixelFormat::Rgb8, _) => bands.run::<3, 0, 1, 2>(memory),
+        (PixelFormat::Rgba8, ChannelOrder::Bgr) | (PixelFormat::Bgra8, ChannelOrder::Rgb | ChannelOrder::Gray) => {
+            bands.run::<4, 2, 1, 0>(memory);
+        }
+        (PixelFormat::Rgba8, _) | (PixelFormat::Bgra8, ChannelOrder::Bgr) => bands.run::<4, 0, 1, 2>(memory),
+        (PixelFormat::Gray8, _) => bands.run::<1, 0, 0, 0>(memory),
     }
     Ok(())
 }
@@ -191,16 +194,17 @@ struct Bands<'a> {
     rows: Vec<Tap>,
     /// First column and row of the content.
     corner: [usize; 2],
-    pad: usize,
-    /// The standardised value of each level, per channel.
-    values: [[f32; 256]; 3],
+    /// What stands around the content.
+    pad: [f32; 3],
+    /// Mean and factor of every element of a row of the content.
+    standards: Vec<(f32, f32)>,
 }
 
 impl<'a> Bands<'a> {
     fn new(frame: &'a Frame, p: &Preprocess, letterbox: &Letterbox, map: FeatureMap) -> Self {
         let taps = |picture: u32, content: u32| (0..content).map(|x| tap(x, picture, content)).collect();
         let scale = p.factors();
-        let value = |c: usize, level: usize| (level as f32 - p.mean[c]) * scale[c];
+        let standards = [0, 1, 2].map(|c| (p.mean[c], scale[c]));
         Bands {
             frame,
             order: p.order,
@@ -208,19 +212,19 @@ impl<'a> Bands<'a> {
             columns: taps(frame.width, letterbox.content_px[0]),
             rows: taps(frame.height, letterbox.content_px[1]),
             corner: letterbox.offset_px.map(|px| px as usize),
-            pad: usize::from(p.pad()),
-            values: [0, 1, 2].map(|c| std::array::from_fn(|level| value(c, level))),
+            pad: standards.map(|s| standardise(u32::from(p.pad()), s)),
+            standards: standards.repeat(letterbox.content_px[0] as usize),
         }
     }
 
-    /// Pixels are `BPP` bytes with red, green and blue at `R`, `G` and `B`.
-    fn run<const BPP: usize, const R: usize, const G: usize, const B: usize>(&self, memory: &mut [f32]) {
+    /// Pixels are `BPP` bytes with the colours of the network's first, second and third channel at `A`, `B` and `C`;
+    /// for gray, red, green and blue.
+    fn run<const BPP: usize, const A: usize, const B: usize, const C: usize>(&self, memory: &mut [f32]) {
         let m = self.map;
         let end = m.pixel(0, m.height - 1, m.width - 1) + m.channels;
         memory[m.offset..end].par_chunks_mut(BAND_ROWS * m.row_stride).enumerate().for_each(|(band, part)| {
             let mut above = Resized::new(self.columns.len());
             let mut below = Resized::new(self.columns.len());
-            let mut levels = vec![0u8; 3 * self.columns.len()];
             for (i, out) in part.chunks_mut(m.row_stride).enumerate() {
                 let y = (band * BAND_ROWS + i).wrapping_sub(self.corner[1]);
                 let Some(t) = self.rows.get(y) else {
@@ -230,16 +234,14 @@ impl<'a> Bands<'a> {
                 if above.of != Some(t.low) && below.of == Some(t.low) {
                     std::mem::swap(&mut above, &mut below);
                 }
-                above.fill::<BPP, R, G, B>(t.low, self);
-                if t.low == t.high {
-                    blend(&above.values, &above.values, t.weight, &mut levels);
-                } else {
-                    below.fill::<BPP, R, G, B>(t.high, self);
-                    blend(&above.values, &below.values, t.weight, &mut levels);
+                above.fill::<BPP, A, B, C>(t.low, self);
+                if t.low != t.high {
+                    below.fill::<BPP, A, B, C>(t.high, self);
                 }
+                let second = if t.low == t.high { &above } else { &below };
                 let (left, right) = (self.corner[0], self.corner[0] + self.columns.len());
                 self.store_pad(out, 0, left);
-                self.store(&levels, &mut out[left * m.pixel_stride..]);
+                self.store(&above.values, &second.values, t.weight, &mut out[left * m.pixel_stride..]);
                 self.store_pad(out, right, m.width);
             }
         });
@@ -249,30 +251,43 @@ impl<'a> Bands<'a> {
     fn store_pad(&self, out: &mut [f32], from: usize, to: usize) {
         for x in from..to {
             for c in 0..self.map.channels {
-                out[x * self.map.pixel_stride + c] = self.values[c][self.pad];
+                out[x * self.map.pixel_stride + c] = self.pad[c];
             }
         }
     }
 
-    /// Writes a row of red, green and blue levels.
-    fn store(&self, levels: &[u8], out: &mut [f32]) {
-        let [v0, v1, v2] = &self.values;
-        let pixels = levels.chunks_exact(3).zip(out.chunks_mut(self.map.pixel_stride));
-        match self.order {
-            ChannelOrder::Rgb => pixels.for_each(|(l, o)| {
-                o[..3].copy_from_slice(&[v0[usize::from(l[0])], v1[usize::from(l[1])], v2[usize::from(l[2])]]);
-            }),
-            ChannelOrder::Bgr => pixels.for_each(|(l, o)| {
-                o[..3].copy_from_slice(&[v0[usize::from(l[2])], v1[usize::from(l[1])], v2[usize::from(l[0])]]);
-            }),
-            ChannelOrder::Gray => pixels.for_each(|(l, o)| {
-                o[0] = v0[luminance([l[0], l[1], l[2]].map(u32::from)) as usize & 255];
-            }),
+    /// Weights two rows and writes the content's pixels.
+    fn store(&self, above: &[u16], below: &[u16], weight: u32, out: &mut [f32]) {
+        let level = |a: u16, b: u16| down(u32::from(a), u32::from(b), weight);
+        let stride = self.map.pixel_stride;
+        if self.map.channels == 3 && stride == 3 {
+            // No gaps: one flat loop, which becomes vectors.
+            for (((out, &a), &b), &s) in out.iter_mut().zip(above).zip(below).zip(&self.standards) {
+                *out = standardise(level(a, b), s);
+            }
+            return;
+        }
+        let rows = above.chunks_exact(3).zip(below.chunks_exact(3)).zip(self.standards.chunks_exact(3));
+        for (out, ((a, b), s)) in out.chunks_mut(stride).zip(rows) {
+            let levels = [0, 1, 2].map(|c| level(a[c], b[c]));
+            if self.order == ChannelOrder::Gray {
+                out[0] = standardise(luminance(levels), s[0]);
+            } else {
+                for c in 0..3 {
+                    out[c] = standardise(levels[c], s[c]);
+                }
+            }
         }
     }
 }
 
-/// A row of the picture, resized across: red, green and blue in 1/128 of a level.
+/// The value of a level, with the mean and factor of its channel.
+fn standardise(level: u32, (mean, factor): (f32, f32)) -> f32 {
+    // Through i32: vector units convert signed integers, not all of them unsigned ones.
+    (level as i32 as f32 - mean) * factor
+}
+
+/// A row of the picture, resized across: three colours a pixel in 1/128 of a level.
 struct Resized {
     of: Option<u32>,
     values: Vec<u16>,
@@ -283,27 +298,19 @@ impl Resized {
         Resized { of: None, values: vec![0; 3 * columns] }
     }
 
-    fn fill<const BPP: usize, const R: usize, const G: usize, const B: usize>(&mut self, y: u32, bands: &Bands<'_>) {
+    fn fill<const BPP: usize, const A: usize, const B: usize, const C: usize>(&mut self, y: u32, bands: &Bands<'_>) {
         if self.of == Some(y) {
             return;
         }
         self.of = Some(y);
         let row_bytes = bands.frame.row_bytes();
-        let row = &bands.frame.bytes[y as usize * row_bytes..][..row_bytes];
+        let (row, _) = bands.frame.bytes[y as usize * row_bytes..][..row_bytes].as_chunks::<BPP>();
         for (t, out) in bands.columns.iter().zip(self.values.chunks_exact_mut(3)) {
-            let left = &row[t.low as usize * BPP..][..BPP];
-            let right = &row[t.high as usize * BPP..][..BPP];
-            for (out, at) in out.iter_mut().zip([R, G, B]) {
+            let (left, right) = (&row[t.low as usize], &row[t.high as usize]);
+            for (out, at) in out.iter_mut().zip([A, B, C]) {
                 *out = across(u32::from(left[at]), u32::from(right[at]), t.weight) as u16;
             }
         }
-    }
-}
-
-/// [`down`] over rows.
-fn blend(above: &[u16], below: &[u16], weight: u32, levels: &mut [u8]) {
-    for ((&a, &b), level) in above.iter().zip(below).zip(levels) {
-        *level = down(u32::from(a), u32::from(b), weight) as u8;
     }
 }
 

@@ -37,6 +37,15 @@ impl Memory {
         Self::cells_of(&mut self.arena, self.spans[id.0])
     }
 
+    /// A buffer as a slice: for stages that fill inputs from several threads.
+    pub fn slice_mut(&mut self, id: BufferId) -> &mut [f32] {
+        let (offset, len) = self.spans[id.0];
+        let part: *mut [UnsafeCell<f32>] = &mut self.arena[offset..offset + len];
+        // SAFETY: UnsafeCell<f32> has the layout of f32, and the exclusive borrow of the memory lasts as long as the
+        // slice.
+        unsafe { &mut *(part as *mut [f32]) }
+    }
+
     /// Several buffers as cells at once; the same buffer may be asked for twice.
     pub fn cells_many(&mut self, ids: &[BufferId]) -> Vec<&[Cell<f32>]> {
         let arena: &[Cell<f32>] = Self::all(&mut self.arena);
@@ -72,5 +81,18 @@ impl Memory {
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Memory({} elements, {} buffers)", self.arena.len(), self.spans.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_and_cells_are_the_same_elements() {
+        let mut memory = Memory::new(7, vec![(0, 3), (3, 4)]);
+        memory.slice_mut(BufferId(1)).copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(memory.cells(BufferId(1)).iter().map(Cell::get).collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(memory.slice_mut(BufferId(0)), [0.0; 3]);
     }
 }
