@@ -1,0 +1,265 @@
+// From detections to rectangles: the list that overlay.wgsl draws, without the CPU in between.
+//
+// Formulae: an edge lies on floor(p + 1/2) of the box's coordinate p in target pixels; the rest is integer geometry,
+// the same as in the twin, src/draw/layout.rs, to the last bit. All boxes come first, then all labels, both from the
+// worst detection to the best.
+//
+// found:   what NMS wrote: HEADER_WORDS words, the first the number of detections, then 8 words a detection: f32 left,
+//          top, right, bottom (pixels of the picture), f32 score, class, 2 unused. Best first.
+// labels:  header, labels and glyphs; the layout stands at LabelTable in src/draw/layout.rs.
+// overlay: arguments of an indirect draw (vertices, instances, first vertex, first instance), 4 unused words, then the
+//          instances of 32 bytes. Bind it as vertex buffer from byte 32.
+//
+// Tile: one thread takes a run of neighbouring detections and counts its rectangles; a scan gives every thread its
+// place. Dispatch: 1 workgroup, always.
+
+const HEADER_WORDS: u32 = 4u;
+
+const THREADS: u32 = 256u;
+const LABEL_BASE: u32 = 16u;
+const LABEL_WORDS: u32 = 8u;
+const GLYPH_WORDS: u32 = 8u;
+const DETECTION_WORDS: u32 = 8u;
+const OUTLINE_PX: i32 = 1;
+const SOLID: u32 = 0u;
+const GLYPH: u32 = 1u;
+
+struct Instance {
+    rect_px: vec4<i32>,
+    texel_px: vec2<i32>,
+    colour: u32,
+    source: u32,
+}
+
+struct Overlay {
+    // vertices, instances, first vertex, first instance
+    draw: vec4<u32>,
+    reserved: vec4<u32>,
+    instances: array<Instance>,
+}
+
+@group(0) @binding(0) var<storage, read> found: array<u32>;
+@group(0) @binding(1) var<storage, read> labels: array<u32>;
+@group(0) @binding(2) var<storage, read_write> overlay: Overlay;
+
+var<workgroup> box_ends: array<u32, 256>;
+var<workgroup> label_ends: array<u32, 256>;
+
+var<private> writing: bool;
+var<private> next: u32;
+var<private> target_px: vec2<i32>;
+
+fn emit(rect_px: vec4<i32>, texel_px: vec2<i32>, colour: u32, source: u32) {
+    let low = max(rect_px.xy, vec2<i32>(0));
+    let high = min(rect_px.zw, target_px);
+    if high.x <= low.x || high.y <= low.y {
+        return;
+    }
+    if writing && next < arrayLength(&overlay.instances) {
+        var texel = vec2<i32>(0);
+        if source == GLYPH {
+            texel = texel_px + low - rect_px.xy;
+        }
+        overlay.instances[next] = Instance(vec4<i32>(low, high), texel, colour, source);
+    }
+    next += 1u;
+}
+
+fn shrink(r: vec4<i32>, by_px: i32) -> vec4<i32> {
+    return r + vec4<i32>(by_px, by_px, -by_px, -by_px);
+}
+
+fn ring(o: vec4<i32>, width_px: i32, colour: u32) {
+    let i = shrink(o, width_px);
+    if i.z <= i.x || i.w <= i.y {
+        emit(o, vec2<i32>(0), colour, SOLID);
+        return;
+    }
+    emit(vec4<i32>(o.x, o.y, o.z, i.y), vec2<i32>(0), colour, SOLID);
+    emit(vec4<i32>(o.x, i.w, o.z, o.w), vec2<i32>(0), colour, SOLID);
+    emit(vec4<i32>(o.x, i.y, i.x, i.w), vec2<i32>(0), colour, SOLID);
+    emit(vec4<i32>(i.z, i.y, o.z, i.w), vec2<i32>(0), colour, SOLID);
+}
+
+// On the bits: a shader compiler may assume that no float is a NaN.
+fn is_finite(bits: u32) -> bool {
+    return (bits & 0x7F800000u) != 0x7F800000u;
+}
+
+struct Outer {
+    rect_px: vec4<i32>,
+    is_drawn: bool,
+}
+
+fn outer_rect(d: u32) -> Outer {
+    let nothing = Outer(vec4<i32>(0), false);
+    if !(is_finite(found[d]) && is_finite(found[d + 1u]) && is_finite(found[d + 2u]) && is_finite(found[d + 3u])) {
+        return nothing;
+    }
+    let half_line_px = i32(labels[8] / 2u);
+    let side = vec2<f32>(target_px);
+    let scale = vec2<f32>(bitcast<f32>(labels[4]), bitcast<f32>(labels[5]));
+    let offset = vec2<f32>(bitcast<f32>(labels[6]), bitcast<f32>(labels[7]));
+    let low_corner = vec2<f32>(bitcast<f32>(found[d]), bitcast<f32>(found[d + 1u]));
+    let high_corner = vec2<f32>(bitcast<f32>(found[d + 2u]), bitcast<f32>(found[d + 3u]));
+    let low = min(max(low_corner * scale + offset, vec2<f32>(0.0)), side);
+    let high = min(max(high_corner * scale + offset, vec2<f32>(0.0)), side);
+    // A 64th of a pixel is the least extent; it also turns boxes inside out away.
+    let extent = high - low;
+    if !(extent.x >= 0.015625 && extent.y >= 0.015625) {
+        return nothing;
+    }
+    let low_px = min(vec2<i32>(floor(low + 0.5)), target_px - 1);
+    let high_px = max(vec2<i32>(floor(high + 0.5)), low_px + 1);
+    return Outer(vec4<i32>(max(low_px - half_line_px, vec2<i32>(0)), min(high_px + half_line_px, target_px)), true);
+}
+
+fn label_entry(d: u32) -> u32 {
+    let last = max(labels[0], 1u) - 1u;
+    return LABEL_BASE + LABEL_WORDS * min(found[d + 5u], last);
+}
+
+fn emit_box(d: u32) {
+    let outer = outer_rect(d);
+    if !outer.is_drawn {
+        return;
+    }
+    let line_px = i32(labels[8]);
+    let entry = label_entry(d);
+    ring(shrink(outer.rect_px, -OUTLINE_PX), line_px + 2 * OUTLINE_PX, labels[entry + 5u]);
+    ring(outer.rect_px, line_px, labels[entry + 3u]);
+}
+
+fn emit_glyph(glyph: u32, pen_px: vec2<i32>, ink: u32) -> i32 {
+    let g = labels[12] + GLYPH_WORDS * glyph;
+    let top_left = pen_px + vec2<i32>(bitcast<i32>(labels[g + 4u]), bitcast<i32>(labels[g + 5u]));
+    let size = vec2<i32>(i32(labels[g + 2u]), i32(labels[g + 3u]));
+    let texel = vec2<i32>(i32(labels[g]), i32(labels[g + 1u]));
+    emit(vec4<i32>(top_left, top_left + size), texel, ink, GLYPH);
+    return pen_px.x + i32(labels[g + 6u]);
+}
+
+fn advance(glyph: u32) -> i32 {
+    return i32(labels[labels[12] + GLYPH_WORDS * glyph + 6u]);
+}
+
+// Hundredths of a score, rounded half up; integer arithmetic, so that no compiler can fuse it.
+fn hundredths(score_bits: u32) -> u32 {
+    if !is_finite(score_bits) {
+        return 0u;
+    }
+    let fraction = u32(min(max(bitcast<f32>(score_bits), 0.0), 1.0) * 16777216.0);
+    return (fraction * 100u + 8388608u) >> 24u;
+}
+
+fn emit_label(d: u32) {
+    let outer = outer_rect(d);
+    if !outer.is_drawn {
+        return;
+    }
+    let entry = label_entry(d);
+    let has_score = (labels[1] & 2u) != 0u;
+    var glyphs = 0u;
+    if (labels[1] & 1u) != 0u {
+        glyphs = labels[entry + 1u];
+    }
+    if glyphs == 0u && !has_score {
+        return;
+    }
+    let digit_0 = labels[13];
+    let stop = labels[14];
+    let space = labels[15];
+    let h = hundredths(found[d + 4u]);
+    let digits = vec3<u32>(digit_0 + h / 100u, digit_0 + h / 10u % 10u, digit_0 + h % 10u);
+
+    var text_px = 0;
+    if glyphs > 0u {
+        text_px += i32(labels[entry + 2u]);
+    }
+    if has_score {
+        if glyphs > 0u {
+            text_px += advance(space);
+        }
+        text_px += advance(digits.x) + advance(stop) + advance(digits.y) + advance(digits.z);
+    }
+
+    let pad_px = i32(labels[10]);
+    let size = vec2<i32>(text_px + 2 * pad_px, i32(labels[9]));
+    let left = max(min(outer.rect_px.x, target_px.x - size.x), 0);
+    var top = outer.rect_px.y + i32(labels[8]) - size.y;
+    if top < 0 {
+        top = outer.rect_px.y;
+    }
+    top = max(min(top, target_px.y - size.y), 0);
+    let bar = vec4<i32>(left, top, left + size.x, top + size.y);
+    emit(shrink(bar, -OUTLINE_PX), vec2<i32>(0), labels[entry + 5u], SOLID);
+    emit(bar, vec2<i32>(0), labels[entry + 3u], SOLID);
+
+    let ink = labels[entry + 4u];
+    let baseline = top + i32(labels[11]);
+    var pen = left + pad_px;
+    for (var k = 0u; k < glyphs; k++) {
+        pen = emit_glyph(labels[labels[entry] + k], vec2<i32>(pen, baseline), ink);
+    }
+    if has_score {
+        if glyphs > 0u {
+            pen += advance(space);
+        }
+        pen = emit_glyph(digits.x, vec2<i32>(pen, baseline), ink);
+        pen = emit_glyph(stop, vec2<i32>(pen, baseline), ink);
+        pen = emit_glyph(digits.y, vec2<i32>(pen, baseline), ink);
+        pen = emit_glyph(digits.z, vec2<i32>(pen, baseline), ink);
+    }
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(local_invocation_index) thread: u32) {
+    target_px = vec2<i32>(i32(labels[2]), i32(labels[3]));
+    let count = min(found[0], (arrayLength(&found) - HEADER_WORDS) / DETECTION_WORDS);
+    let run = (count + THREADS - 1u) / THREADS;
+    let first = min(thread * run, count);
+    let end = min(first + run, count);
+
+    writing = false;
+    next = 0u;
+    for (var k = first; k < end; k++) {
+        emit_box(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
+    }
+    let boxes = next;
+    next = 0u;
+    for (var k = first; k < end; k++) {
+        emit_label(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
+    }
+    let label_rects = next;
+
+    // Inclusive scan of both counts (Hillis and Steele).
+    box_ends[thread] = boxes;
+    label_ends[thread] = label_rects;
+    workgroupBarrier();
+    for (var step = 1u; step < THREADS; step *= 2u) {
+        var below = vec2<u32>(0u);
+        if thread >= step {
+            below = vec2<u32>(box_ends[thread - step], label_ends[thread - step]);
+        }
+        workgroupBarrier();
+        box_ends[thread] += below.x;
+        label_ends[thread] += below.y;
+        workgroupBarrier();
+    }
+    let all_boxes = box_ends[THREADS - 1u];
+    let all = all_boxes + label_ends[THREADS - 1u];
+
+    writing = true;
+    next = box_ends[thread] - boxes;
+    for (var k = first; k < end; k++) {
+        emit_box(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
+    }
+    next = all_boxes + label_ends[thread] - label_rects;
+    for (var k = first; k < end; k++) {
+        emit_label(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
+    }
+    if thread == 0u {
+        overlay.draw = vec4<u32>(4u, min(all, arrayLength(&overlay.instances)), 0u, 0u);
+        overlay.reserved = vec4<u32>(0u);
+    }
+}
