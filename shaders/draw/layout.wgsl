@@ -13,7 +13,7 @@
 // Tile: one thread takes a run of neighbouring detections and counts its rectangles; a scan gives every thread its
 // place. Dispatch: 1 workgroup, always.
 
-const HEADER_WORDS: u32 = 4u;
+const HEADER_WORDS: u32 = 16u;
 
 const THREADS: u32 = 256u;
 const LABEL_BASE: u32 = 16u;
@@ -106,7 +106,7 @@ fn outer_rect(d: u32) -> Outer {
     let high = min(max(high_corner * scale + offset, vec2<f32>(0.0)), side);
     // A 64th of a pixel is the least extent; it also turns boxes inside out away.
     let extent = high - low;
-    if !(extent.x >= 0.015625 && extent.y >= 0.015625) {
+    if extent.x < 0.015625 || extent.y < 0.015625 {
         return nothing;
     }
     let low_px = min(vec2<i32>(floor(low + 0.5)), target_px - 1);
@@ -115,7 +115,7 @@ fn outer_rect(d: u32) -> Outer {
 }
 
 fn label_entry(d: u32) -> u32 {
-    let last = max(labels[0], 1u) - 1u;
+    let last = labels[0] - 1u;
     return LABEL_BASE + LABEL_WORDS * min(found[d + 5u], last);
 }
 
@@ -215,7 +215,7 @@ fn emit_label(d: u32) {
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
     target_px = vec2<i32>(i32(labels[2]), i32(labels[3]));
-    let count = min(found[0], (arrayLength(&found) - HEADER_WORDS) / DETECTION_WORDS);
+    let count = min(found[0], (max(arrayLength(&found), HEADER_WORDS) - HEADER_WORDS) / DETECTION_WORDS);
     let run = (count + THREADS - 1u) / THREADS;
     let first = min(thread * run, count);
     let end = min(first + run, count);

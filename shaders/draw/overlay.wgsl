@@ -71,33 +71,6 @@ fn instance_vertex(
 ) -> Corner {
     // A triangle strip: bit 0 of the vertex is right, bit 1 is bottom.
     let right = (vertex & 1u) != 0u;
-    let bottom = mix(
-        textureLoad(picture, vec2<i32>(low.x, high.y), 0).rgb,
-        textureLoad(picture, high, 0).rgb,
-        weight.x,
-    );
-    return vec4<f32>(mix(top, bottom, weight.y), 1.0);
-}
-
-struct Corner {
-    @builtin(position) position: vec4<f32>,
-    // atlas texel = target pixel + this
-    @location(0) @interpolate(flat) texel_from_pixel: vec2<i32>,
-    @location(1) @interpolate(flat) colour: vec4<f32>,
-    @location(2) @interpolate(flat) source: u32,
-}
-
-@vertex
-fn instance_vertex(
-    @builtin(vertex_index) vertex: u32,
-    @location(0) rect_px: vec4<i32>,
-    @location(1) texel_px: vec2<i32>,
-    @location(2) colour: vec4<f32>,
-    @location(3) source: u32,
-) -> Corner {
-    // Two triangles: corners 0 1 2 and 2 1 3; bit 0 is right, bit 1 is bottom.
-    let corner = select(vertex, 6u - vertex, vertex >= 3u) + select(0u, select(0u, 0u, vertex == 4u), vertex >= 3u);
-    let right = (corner & 1u) != 0u;
     let bottom = (vertex & 2u) != 0u;
     let x_px = select(rect_px.x, rect_px.z, right);
     let y_px = select(rect_px.y, rect_px.w, bottom);

@@ -5,6 +5,8 @@ use super::font::{Atlas, glyph_index};
 use super::instances::{GLYPH, Instance, SOLID, Style};
 use super::palette::{Rgba, class_colour, ink_colour, outline_colour};
 use crate::decode::RawDetection;
+use crate::shader::{Variant, VariantBuilder};
+use bytemuck::{Pod, Zeroable};
 
 /// The shader's text.
 pub const LAYOUT_WGSL: &str = include_str!("../../shaders/draw/layout.wgsl");
@@ -14,6 +16,9 @@ pub const LABEL_CHARACTERS: usize = 48;
 
 /// Thickness of the dark line on both sides of an edge.
 const OUTLINE_PX: i32 = 1;
+
+/// Words before the detections in the buffer that NMS writes; the first is their number.
+pub const FOUND_HEADER_WORDS: usize = 16;
 
 /// Words of the table's header.
 pub const HEADER_WORDS: usize = 16;
@@ -49,7 +54,7 @@ pub struct LabelTable {
 }
 
 impl LabelTable {
-    /// The table for labels given as (class for the colour, text), drawn 1:1 on a picture of `picture_px`. Detections
+    /// The table for labels given as (class for the colour, text), one "?" when there are none, drawn 1:1 on a picture of `picture_px`. Detections
     /// name a label by its place in this list.
     pub fn new<T: AsRef<str>>(
         labels: impl IntoIterator<Item = (u32, T)>,
@@ -57,10 +62,9 @@ impl LabelTable {
         style: &Style,
         atlas: &Atlas,
     ) -> LabelTable {
-        let mut entries = Vec::new();
-        let mut runs = Vec::new();
-        for (class, label) in labels {
-            let label = label.as_ref();
+        let mut entries: Vec<[u32; LABEL_WORDS]> = Vec::new();
+        let mut runs: Vec<u32> = Vec::new();
+        let mut add = |class: u32, label: &str| {
             let mut glyphs: Vec<u32> = label.chars().take(LABEL_CHARACTERS + 1).map(glyph_index).collect();
             if glyphs.len() > LABEL_CHARACTERS {
                 glyphs.truncate(LABEL_CHARACTERS - 1);
@@ -71,6 +75,15 @@ impl LabelTable {
             let [fill_word, ink, outline] = [fill, ink_colour(fill), outline_colour(fill)].map(u32::from_le_bytes);
             entries.push([runs.len() as u32, glyphs.len() as u32, width_px, fill_word, ink, outline, 0, 0]);
             runs.extend(glyphs);
+        };
+        let mut is_empty = true;
+        for (class, label) in labels {
+            add(class, label.as_ref());
+            is_empty = false;
+        }
+        // The shader relies on a last label.
+        if is_empty {
+            add(0, "?");
         }
         let first_run = HEADER_WORDS + LABEL_WORDS * entries.len();
         let first_glyph = first_run + runs.len();
@@ -129,6 +142,34 @@ impl LabelTable {
 
     fn word(&self, at: usize) -> u32 {
         self.words.get(at).copied().unwrap_or(0)
+    }
+}
+
+/// The layout shader: found (what NMS wrote), labels ([`LabelTable::bytes`]), overlay ([`overlay_bytes`]).
+pub fn variant() -> Variant {
+    VariantBuilder::new("layout", LAYOUT_WGSL).u32("HEADER_WORDS", FOUND_HEADER_WORDS).build([1, 1, 1])
+}
+
+/// Bytes of a buffer of up to `capacity` rectangles: [`DrawHeader`], then the [`Instance`]s.
+pub const fn overlay_bytes(capacity: usize) -> usize {
+    size_of::<DrawHeader>() + capacity * size_of::<Instance>()
+}
+
+/// What the buffer of rectangles starts with: the arguments of an indirect draw, 16 bytes, and as many unused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DrawHeader {
+    /// 4, a triangle strip.
+    pub vertices: u32,
+    pub instances: u32,
+    pub first_vertex: u32,
+    pub first_instance: u32,
+    pub reserved: [u32; 4],
+}
+
+impl DrawHeader {
+    pub fn new(instances: usize) -> DrawHeader {
+        DrawHeader { vertices: 4, instances: instances as u32, first_vertex: 0, first_instance: 0, reserved: [0; 4] }
     }
 }
 
@@ -198,7 +239,7 @@ fn outer_rect(d: &RawDetection, table: &LabelTable) -> Option<[i32; 4]> {
         let low = (d.bounds[axis] * scale + offset).max(0.0).min(side_px as f32);
         let high = (d.bounds[axis + 2] * scale + offset).max(0.0).min(side_px as f32);
         // A 64th of a pixel is the least extent; it also turns boxes inside out away.
-        if !(high - low >= 0.015_625) {
+        if high - low < 0.015_625 {
             return None;
         }
         let low_px = ((low + 0.5).floor() as i32).min(side_px - 1);
@@ -220,7 +261,7 @@ fn emit_box(d: &RawDetection, table: &LabelTable, cursor: &mut Cursor) {
 
 /// The word of a detection's label; a class beyond the table takes the last label.
 fn label_entry(d: &RawDetection, table: &LabelTable) -> usize {
-    let last = table.word(0).max(1) - 1;
+    let last = table.word(0) - 1;
     HEADER_WORDS + LABEL_WORDS * d.class.min(last) as usize
 }
 
@@ -243,7 +284,7 @@ fn hundredths(score: f32) -> u32 {
     if !is_finite(score.to_bits()) {
         return 0;
     }
-    let fraction = (score.max(0.0).min(1.0) * 16_777_216.0) as u32;
+    let fraction = (score.clamp(0.0, 1.0) * 16_777_216.0) as u32;
     (fraction * 100 + 8_388_608) >> 24
 }
 
@@ -344,7 +385,8 @@ mod tests {
     fn a_window_shows_boxes_scaled() {
         let style = Style { labels: false, scores: false, line_px: Some(1), text_px: None };
         let atlas = style.atlas([100, 100]);
-        let table = LabelTable::new([(0, "a")], [100, 100], &style, &atlas).on_target([300, 250], [2.0, 2.0], [50.0, 25.0]);
+        let table =
+            LabelTable::new([(0, "a")], [100, 100], &style, &atlas).on_target([300, 250], [2.0, 2.0], [50.0, 25.0]);
         let list = lay_out(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &table, usize::MAX);
         assert_eq!(list[4].rect_px, [70, 65, 110, 66]);
         let table = table.on_target([0, 0], [f32::NAN, f32::INFINITY], [f32::NAN; 2]);

@@ -6,6 +6,7 @@
 pub mod buffer;
 pub mod device;
 pub mod dispatch;
+pub mod draw;
 pub mod probe;
 pub mod profile;
 pub mod session;

@@ -1,0 +1,166 @@
+//! The GPU draws what the CPU draws, from the same rectangles; and it lays out the same rectangles itself.
+
+#![cfg(feature = "gpu")]
+
+use eyas::decode::{Detection, RawDetection};
+use eyas::draw::layout::{DrawHeader, FOUND_HEADER_WORDS, LabelTable, lay_out, overlay_bytes, variant};
+use eyas::draw::{Instance, Style, annotate, instances};
+use eyas::frame::{Frame, PixelFormat};
+use eyas::gpu::draw::{Overlay, TargetView};
+use eyas::gpu::{Gpu, GpuError, test_gpu};
+
+/// Numbers that look random and are the same everywhere (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// From `low` to `high`.
+    fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+const LABELS: [&str; 7] = ["person", "traffic light", "Âne à lunettes…", "", "猫", "jigsaw (pyjq)", "W"];
+
+fn picture(width: u32, height: u32, format: PixelFormat) -> Frame {
+    let mut random = Random(7);
+    let len = (width * height) as usize * format.bytes_per_pixel();
+    Frame { width, height, format, bytes: (0..len).map(|_| random.next() as u8).collect() }
+}
+
+/// Detections that lie inside, across every border and outside, with some that are no boxes at all.
+fn detections(count: usize, width: u32, height: u32) -> Vec<RawDetection> {
+    let mut random = Random(count as u64);
+    (0..count)
+        .map(|i| {
+            let x = random.between(-40.0, width as f32 + 20.0);
+            let y = random.between(-40.0, height as f32 + 20.0);
+            let mut bounds = [x, y, x + random.between(-2.0, 160.0), y + random.between(-2.0, 120.0)];
+            match i % 23 {
+                3 => bounds[i % 4] = f32::NAN,
+                7 => bounds[i % 4] = f32::INFINITY,
+                11 => bounds = [-1e30, -1e30, 1e30, 1e30],
+                13 => bounds = bounds.map(|v| v.round() + 0.5),
+                _ => {}
+            }
+            let score = if i % 29 == 5 { f32::NAN } else { random.between(-0.1, 1.1) };
+            RawDetection { bounds, score, class: random.next() as u32 % 9, anchor: i as u32, reserved: 0 }
+        })
+        .collect()
+}
+
+fn named(raw: &[RawDetection]) -> Vec<Detection> {
+    raw.iter()
+        .map(|d| Detection {
+            class: d.class,
+            label: LABELS[d.class as usize % LABELS.len()].to_string(),
+            score: d.score,
+            bounds: d.bounds,
+        })
+        .collect()
+}
+
+/// The share of pixels whose channels all differ by no more than `levels`.
+fn agreement(a: &Frame, b: &Frame, levels: u8) -> f64 {
+    assert_eq!((a.width, a.height, a.format, a.bytes.len()), (b.width, b.height, b.format, b.bytes.len()));
+    let same = a
+        .bytes
+        .chunks_exact(3)
+        .zip(b.bytes.chunks_exact(3))
+        .filter(|(p, q)| p.iter().zip(*q).all(|(x, y)| x.abs_diff(*y) <= levels))
+        .count();
+    same as f64 / (a.bytes.len() / 3) as f64
+}
+
+#[test]
+fn both_backends_draw_the_same_picture() {
+    let Some(gpu) = test_gpu() else { return };
+    let overlay = Overlay::new(&gpu).expect("pipelines");
+    for (width, height, count, format) in [
+        (641, 483, 60, PixelFormat::Rgb8),
+        (641, 483, 300, PixelFormat::Rgba8),
+        (320, 240, 2000, PixelFormat::Bgra8),
+        (64, 65, 5, PixelFormat::Gray8),
+        (3, 3, 4, PixelFormat::Rgb8),
+        (1, 1, 30, PixelFormat::Rgb8),
+        (640, 480, 0, PixelFormat::Rgb8),
+    ] {
+        let frame = picture(width, height, format);
+        let found = named(&detections(count, width, height));
+        for style in [Style::default(), Style { text_px: Some(33), line_px: Some(5), ..Style::default() }] {
+            let expected = annotate(&frame, &found, &style);
+            let drawn = overlay.render(&gpu, &frame, &instances(&found, [width, height], &style)).expect("a picture");
+            let (within_2, within_1) = (agreement(&expected, &drawn, 2), agreement(&expected, &drawn, 1));
+            let exact = agreement(&expected, &drawn, 0);
+            println!("{width}x{height} {count}: within 2 levels {within_2}, within 1 {within_1}, exact {exact}");
+            assert!(within_2 >= 0.999, "{width}x{height} {count} {format:?} {style:?}: {within_2}");
+        }
+    }
+}
+
+fn lay_out_on_gpu(gpu: &Gpu, raw: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
+    let mut bytes = vec![0; 4 * FOUND_HEADER_WORDS];
+    bytes[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(bytemuck::cast_slice(raw));
+    let found = gpu.upload("found", &bytes).expect("a buffer");
+    let labels = gpu.upload("labels", table.bytes()).expect("a buffer");
+    let rectangles = Overlay::buffer(gpu, capacity).expect("a buffer");
+    let dispatch = gpu.dispatch(&variant(), &[&found, &labels, &rectangles]).expect("a shader");
+    gpu.run(&[&dispatch]).expect("a run");
+    let bytes = gpu.download(&rectangles, overlay_bytes(capacity)).expect("bytes");
+    let (header, rest) = bytes.split_at(size_of::<DrawHeader>());
+    let header: DrawHeader = bytemuck::pod_read_unaligned(header);
+    assert_eq!(header, DrawHeader::new(header.instances as usize));
+    rest.chunks_exact(size_of::<Instance>()).take(header.instances as usize).map(bytemuck::pod_read_unaligned).collect()
+}
+
+#[test]
+fn both_backends_lay_out_the_same_rectangles() {
+    let Some(gpu) = test_gpu() else { return };
+    let labels = || LABELS.iter().zip(0..).map(|(label, class)| (class, *label));
+    for (size, count, capacity) in [
+        ([641, 483], 300, 9000),
+        ([641, 483], 300, 1000),
+        ([3, 3], 40, 500),
+        ([640, 480], 0, 4),
+        ([999, 70], 257, 9000),
+    ] {
+        for style in [
+            Style::default(),
+            Style { labels: false, ..Style::default() },
+            Style { scores: false, line_px: Some(1), text_px: Some(25), ..Style::default() },
+            Style { labels: false, scores: false, line_px: Some(7), text_px: None },
+        ] {
+            let raw = detections(count, size[0], size[1]);
+            let table = LabelTable::new(labels(), size, &style, &style.atlas(size));
+            let expected = lay_out(&raw, &table, capacity);
+            let actual = lay_out_on_gpu(&gpu, &raw, &table, capacity);
+            assert_eq!(actual.len(), expected.len(), "{size:?} {count} {style:?}");
+            for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+                assert_eq!(a, e, "{size:?} {count} {style:?}: rectangle {i}");
+            }
+        }
+    }
+    // Powers of two scale exactly on every device.
+    let table = LabelTable::new(labels(), [640, 480], &Style::default(), &Style::default().atlas([640, 480]))
+        .on_target([400, 300], [0.5, 0.5], [40.0, 30.0]);
+    let raw = detections(100, 640, 480);
+    assert_eq!(lay_out_on_gpu(&gpu, &raw, &table, 5000), lay_out(&raw, &table, 5000));
+}
+
+#[test]
+fn a_picture_too_large_for_a_texture_is_refused() {
+    let Some(gpu) = test_gpu() else { return };
+    let overlay = Overlay::new(&gpu).expect("pipelines");
+    let frame = picture(gpu.limits.max_texture_dimension_2d + 1, 1, PixelFormat::Gray8);
+    let drawn = instances(&[], [frame.width, 1], &Style::default());
+    assert!(matches!(overlay.render(&gpu, &frame, &drawn), Err(GpuError::Limit { .. })));
+    assert!(matches!(Overlay::buffer(&gpu, usize::MAX / 64), Err(GpuError::Limit { .. })));
+    assert_eq!(TargetView::one_to_one([3, 4]).target_px, [3.0, 4.0]);
+}
