@@ -2,7 +2,7 @@
 //! unless EYAS_REQUIRE_GPU=1.
 #![cfg(feature = "gpu")]
 
-use eyas::gpu::{Gpu, GpuApi, GpuError, GpuOptions, GpuSession, profile, test_gpu};
+use eyas::gpu::{Gpu, GpuApi, GpuError, GpuOptions, GpuSession, Readback, profile, test_gpu};
 use eyas::infer::kernel::{Cells, Kernel};
 use eyas::infer::plan::{Buffer, BufferId, BufferKind, Plan, Step, View};
 use eyas::infer::tensor::Tensor;
@@ -328,4 +328,37 @@ fn a_device_of_the_host_application() {
     assert_eq!(gpu.adapter.name, own.adapter.name);
     assert_eq!(gpu.precision, own.precision);
     round_trip(&gpu, Precision::F32);
+}
+
+#[test]
+fn frames_come_back_without_waiting() {
+    let Some(gpu) = test_gpu() else { return };
+    let buffer = gpu.storage_buffer("b", 32).expect("buffer");
+    // An odd length and an offset; used for several frames.
+    let readback = Readback::new(&gpu, &[(&buffer, 4, 7), (&buffer, 16, 0), (&buffer, 28, 4)]).expect("readback");
+    assert_eq!(readback.take(&gpu).expect("nothing asked for"), None);
+    for frame in 0..3u8 {
+        let bytes: Vec<u8> = (0..32).map(|i| i + frame).collect();
+        gpu.write(&buffer, 0, &bytes).expect("write");
+        gpu.submit(|encoder| readback.encode(encoder)).expect("submit");
+        readback.map(&gpu).expect("map");
+        let taken = loop {
+            gpu.poll().expect("poll");
+            if let Some(taken) = readback.take(&gpu).expect("take") {
+                break taken;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(taken, [bytes[4..11].to_vec(), vec![], bytes[28..].to_vec()]);
+    }
+    assert!(matches!(Readback::new(&gpu, &[(&buffer, 30, 1)]), Err(GpuError::Invalid(_))));
+    assert!(matches!(Readback::new(&gpu, &[(&buffer, 28, 5)]), Err(GpuError::Invalid(_))));
+}
+
+#[test]
+fn devices_and_sessions_cross_threads() {
+    fn crosses<T: Send + Sync>() {}
+    crosses::<Gpu>();
+    crosses::<GpuSession>();
+    crosses::<Readback>();
 }

@@ -56,15 +56,19 @@ struct Binding {
     qualifier: (usize, usize),
 }
 
-/// The storage bindings of a shader, by index. `None` when it declares anything else in group 0, or leaves gaps.
+/// The storage bindings of a shader, by index. `None` when it declares any other binding, or leaves gaps.
 fn storage_bindings(source: &str) -> Option<Vec<Binding>> {
     let mut bindings = Vec::new();
     let mut start = 0;
     for line in source.split_inclusive('\n') {
         let at = start;
         start += line.len();
-        if !line.trim_start().starts_with("@group") {
+        let line_start = line.trim_start();
+        if !line_start.starts_with("@group") {
             continue;
+        }
+        if !line_start.starts_with("@group(0)") {
+            return None;
         }
         let open = line.find("@binding(")? + "@binding(".len();
         let index: usize = line[open..].split(')').next()?.trim().parse().ok()?;
@@ -283,6 +287,7 @@ mod tests {
         let (start, end) = bindings[0].qualifier;
         assert_eq!(&source[start..end], "storage, read");
         assert!(storage_bindings("@group(0) @binding(1) var<storage> a: array<f32>;").is_none(), "gap");
+        assert!(storage_bindings("@group(1) @binding(0) var<storage> a: array<f32>;").is_none(), "group");
         assert!(storage_bindings("@group(0) @binding(0) var<uniform> a: f32;").is_none());
         assert!(storage_bindings("@group(0) @binding(0) var t: texture_2d<f32>;").is_none());
     }
