@@ -1,0 +1,75 @@
+//! Cast between element types: at run time only where nothing changes.
+
+use super::context::{NodeContext, input, present};
+use super::dense;
+use super::reshape::Reshape;
+use crate::infer::graph::Fact;
+use crate::infer::import::onnx::tensors;
+use crate::infer::op::{Op, OpError};
+use crate::infer::tensor::{DType, Tensor};
+
+/// A conversion of constants.
+#[derive(Clone, Debug)]
+pub struct Cast {
+    pub to: DType,
+}
+
+/// ONNX Cast. f16 counts as f32: the planner chooses what is stored as f16.
+///
+/// # Errors
+/// When the type is not known, or values computed at run time would change theirs.
+pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    let x = context.input(0)?;
+    // Rounding of float 8, which is not a type that is known.
+    context.attributes.without_effect(&["saturate", "round_mode"]);
+    let onnx = context.attributes.int("to")?.ok_or_else(|| OpError::Invalid("to is missing".into()))?;
+    let onnx = i32::try_from(onnx).unwrap_or(0);
+    let Some(to) = tensors::dtype_of(onnx) else {
+        return context.refuse(format!("to = {}; f32, f16, f64, i64, i32, u8, i8 and bool", tensors::type_name(onnx)));
+    };
+    if x.constant.is_none() {
+        if x.dtype != to {
+            return context.refuse(format!("casts {} to {to} at run time; only f32 is supported there", x.dtype));
+        }
+        return Ok(Box::new(Reshape { shape: x.shape.clone() }));
+    }
+    Ok(Box::new(Cast { to }))
+}
+
+impl Op for Cast {
+    fn name(&self) -> &'static str {
+        "Cast"
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        Ok(vec![Fact::new(self.to, &input(inputs, 0)?.shape)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
+        let evaluate = || {
+            let x = present(inputs, 0)?;
+            Ok(vec![dense::from_numbers(x.shape(), self.to, &dense::numbers(x))?])
+        };
+        Some(evaluate())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::import::onnx::proto::AttributeProto;
+    use crate::infer::ops::context::build_for_test;
+
+    #[test]
+    fn constants_convert_and_run_time_floats_stay() {
+        let x = Tensor::from_f32(&[3], vec![-1.5, 0.0, 7.9]).expect("tensor");
+        let to = |t: i64| [AttributeProto::int("to", t)];
+        let op = build_for_test("Cast", 13, &to(7), &[&Fact::of(&x)]).expect("builds");
+        let y = op.eval(&[Some(&x)]).expect("folds").expect("evaluates");
+        assert_eq!(y[0].as_i64(), Some(&[-1, 0, 7][..]));
+        let run_time = Fact::f32(&[3]);
+        assert!(build_for_test("Cast", 13, &to(10), &[&run_time]).is_ok_and(|op| op.is_view()));
+        assert!(build_for_test("Cast", 13, &to(7), &[&run_time]).is_err());
+        assert!(build_for_test("Cast", 13, &to(8), &[&run_time]).is_err_and(|e| e.to_string().contains("string")));
+    }
+}

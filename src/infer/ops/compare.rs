@@ -1,0 +1,226 @@
+//! Comparisons, logic, Where and Mod: only ever computed at load, in the subgraphs that work out shapes.
+
+use super::context::{NodeContext, broadcast_shapes, input, present};
+use super::dense::{self, Numbers};
+use crate::infer::graph::Fact;
+use crate::infer::op::{Op, OpError};
+use crate::infer::tensor::{DType, Tensor};
+
+/// What is asked of each pair of elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    Equal,
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    And,
+    Or,
+    /// Of one input.
+    Not,
+}
+
+/// A comparison or a logical operator.
+#[derive(Clone, Debug)]
+pub struct Compare {
+    pub relation: Relation,
+}
+
+/// ONNX Equal, Greater, GreaterOrEqual, Less, LessOrEqual, And, Or and Not.
+///
+/// # Errors
+/// When an input is missing.
+pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    let relation = match context.op_type {
+        "Equal" => Relation::Equal,
+        "Greater" => Relation::Greater,
+        "GreaterOrEqual" => Relation::GreaterOrEqual,
+        "Less" => Relation::Less,
+        "LessOrEqual" => Relation::LessOrEqual,
+        "And" => Relation::And,
+        "Or" => Relation::Or,
+        "Not" => Relation::Not,
+        other => return context.refuse(format!("{other} is not a comparison that is known")),
+    };
+    context.input(0)?;
+    Ok(Box::new(Compare { relation }))
+}
+
+impl Compare {
+    fn holds<T: PartialOrd>(&self, a: T, b: T, zero: T) -> bool {
+        match self.relation {
+            Relation::Equal => a == b,
+            Relation::Greater => a > b,
+            Relation::GreaterOrEqual => a >= b,
+            Relation::Less => a < b,
+            Relation::LessOrEqual => a <= b,
+            Relation::And => a != zero && b != zero,
+            Relation::Or => a != zero || b != zero,
+            Relation::Not => a == zero,
+        }
+    }
+}
+
+impl Op for Compare {
+    fn name(&self) -> &'static str {
+        match self.relation {
+            Relation::Equal => "Equal",
+            Relation::Greater => "Greater",
+            Relation::GreaterOrEqual => "GreaterOrEqual",
+            Relation::Less => "Less",
+            Relation::LessOrEqual => "LessOrEqual",
+            Relation::And => "And",
+            Relation::Or => "Or",
+            Relation::Not => "Not",
+        }
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        let a = input(inputs, 0)?;
+        let shape = match self.relation {
+            Relation::Not => a.shape.clone(),
+            _ => broadcast_shapes(&a.shape, &input(inputs, 1)?.shape)?,
+        };
+        Ok(vec![Fact::new(DType::Bool, &shape)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
+        let evaluate = || {
+            let a = present(inputs, 0)?;
+            let b = if self.relation == Relation::Not { a } else { present(inputs, 1)? };
+            let (shape, a, b) = dense::broadcast_pair(a, b)?;
+            let truths = match (dense::numbers(&a), dense::numbers(&b)) {
+                (Numbers::Int(a), Numbers::Int(b)) => {
+                    a.iter().zip(&b).map(|(&x, &y)| i64::from(self.holds(x, y, 0))).collect()
+                }
+                (Numbers::Float(a), Numbers::Float(b)) => {
+                    a.iter().zip(&b).map(|(&x, &y)| i64::from(self.holds(x, y, 0.0))).collect()
+                }
+                _ => return Err(OpError::Invalid(format!("compares {} with {}", a.dtype(), b.dtype()))),
+            };
+            Ok(vec![dense::from_numbers(&shape, DType::Bool, &Numbers::Int(truths))?])
+        };
+        Some(evaluate())
+    }
+}
+
+/// ONNX Where: inputs condition, x, y.
+#[derive(Clone, Debug)]
+pub struct Where;
+
+/// ONNX Where.
+///
+/// # Errors
+/// When an input is missing.
+pub fn build_where(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    for i in 0..3 {
+        context.input(i)?;
+    }
+    Ok(Box::new(Where))
+}
+
+impl Op for Where {
+    fn name(&self) -> &'static str {
+        "Where"
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        let (condition, x, y) = (input(inputs, 0)?, input(inputs, 1)?, input(inputs, 2)?);
+        let shape = broadcast_shapes(&broadcast_shapes(&condition.shape, &x.shape)?, &y.shape)?;
+        Ok(vec![Fact::new(x.dtype, &shape)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
+        let evaluate = || {
+            let (condition, x, y) = (present(inputs, 0)?, present(inputs, 1)?, present(inputs, 2)?);
+            let (_, x, y) = dense::broadcast_pair(x, y)?;
+            let (_, x, condition) = dense::broadcast_pair(&x, condition)?;
+            let (shape, x, y) = dense::broadcast_pair(&x, &y)?;
+            let both = dense::append(&[&x, &y])?;
+            let chosen = condition.to_i64().into_iter().enumerate();
+            let positions = chosen.map(|(i, c)| if c != 0 { i } else { x.len() + i });
+            Ok(vec![dense::pick(&both, positions, &shape)?])
+        };
+        Some(evaluate())
+    }
+}
+
+/// ONNX Mod.
+#[derive(Clone, Debug)]
+pub struct Mod {
+    /// The result has the sign of the dividend (C) rather than of the divisor (Python).
+    pub c_sign: bool,
+}
+
+/// ONNX Mod.
+///
+/// # Errors
+/// When an input is missing.
+pub fn build_mod(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    context.input(1)?;
+    Ok(Box::new(Mod { c_sign: context.attributes.flag("fmod", false)? }))
+}
+
+impl Op for Mod {
+    fn name(&self) -> &'static str {
+        "Mod"
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        let (a, b) = (input(inputs, 0)?, input(inputs, 1)?);
+        Ok(vec![Fact::new(a.dtype, &broadcast_shapes(&a.shape, &b.shape)?)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
+        let evaluate = || {
+            let (shape, a, b) = dense::broadcast_pair(present(inputs, 0)?, present(inputs, 1)?)?;
+            let result = match (dense::numbers(&a), dense::numbers(&b)) {
+                (Numbers::Int(a), Numbers::Int(b)) => {
+                    if b.contains(&0) {
+                        return Err(OpError::Invalid("divides by zero".into()));
+                    }
+                    let one = |(&x, &y): (&i64, &i64)| {
+                        let rest = x.wrapping_rem(y);
+                        if self.c_sign || rest == 0 || (rest < 0) == (y < 0) { rest } else { rest + y }
+                    };
+                    Numbers::Int(a.iter().zip(&b).map(one).collect())
+                }
+                (Numbers::Float(a), Numbers::Float(b)) if self.c_sign => {
+                    Numbers::Float(a.iter().zip(&b).map(|(x, y)| x % y).collect())
+                }
+                _ => return Err(OpError::Invalid(format!("fmod = 0 of {} values", a.dtype()))),
+            };
+            Ok(vec![dense::from_numbers(&shape, a.dtype(), &result)?])
+        };
+        Some(evaluate())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn eval(op: &dyn Op, inputs: &[&Tensor]) -> Result<Vec<i64>, OpError> {
+        let inputs: Vec<Option<&Tensor>> = inputs.iter().map(|t| Some(*t)).collect();
+        op.eval(&inputs).expect("folds").map(|r| r[0].to_i64())
+    }
+
+    #[test]
+    fn compares_and_selects() {
+        let (a, b) = (Tensor::vec_i64(vec![1, -1, 3]), Tensor::vec_i64(vec![-1]));
+        assert_eq!(eval(&Compare { relation: Relation::Equal }, &[&a, &b]), Ok(vec![0, 1, 0]));
+        assert_eq!(eval(&Compare { relation: Relation::Greater }, &[&a, &b]), Ok(vec![1, 0, 1]));
+        let condition = dense::from_numbers(&[3], DType::Bool, &Numbers::Int(vec![0, 1, 0])).expect("booleans");
+        assert_eq!(eval(&Compare { relation: Relation::Not }, &[&condition]), Ok(vec![1, 0, 1]));
+        assert_eq!(eval(&Where, &[&condition, &b, &a]), Ok(vec![1, -1, 3]));
+        assert_eq!(eval(&Where, &[&condition, &Tensor::vec_i64(vec![7]), &a]), Ok(vec![1, 7, 3]));
+    }
+
+    #[test]
+    fn remainders_have_the_right_sign() {
+        let (a, b) = (Tensor::vec_i64(vec![-4, 7, 5]), Tensor::vec_i64(vec![2, -3, 8]));
+        assert_eq!(eval(&Mod { c_sign: false }, &[&a, &b]), Ok(vec![0, -2, 5]));
+        assert_eq!(eval(&Mod { c_sign: true }, &[&a, &b]), Ok(vec![0, 1, 5]));
+        assert!(eval(&Mod { c_sign: false }, &[&a, &Tensor::vec_i64(vec![0])]).is_err());
+    }
+}
