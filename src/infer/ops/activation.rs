@@ -115,8 +115,7 @@ impl Op for Activate {
     fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
         let source = l.read(present(inputs, 0)?)?;
         let target = l.write(present(&[outputs.first().copied()], 0)?);
-        let kernel =
-            kernels::elementwise::Elementwise { function: Function::Identity, activation: self.activation };
+        let kernel = kernels::elementwise::Elementwise { function: Function::Identity, activation: self.activation };
         l.step(kernel, vec![source], vec![target]);
         Ok(())
     }
@@ -194,7 +193,7 @@ mod tests {
     use crate::infer::import::onnx::proto::AttributeProto;
     use crate::infer::ops::context::build_for_test;
 
-    fn activation(op: &dyn Op) -> Option<Activation> {
+    fn activation(op: &(dyn Op + 'static)) -> Option<Activation> {
         op.downcast::<Activate>().map(|a| a.activation)
     }
 

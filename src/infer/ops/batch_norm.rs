@@ -82,8 +82,7 @@ impl Op for BatchNorm {
         for (i, what) in [(1, "scale"), (2, "bias"), (3, "mean"), (4, "variance")] {
             statistics.push(l.constant_f32(present(inputs, i)?, what)?);
         }
-        let (factor, offset) =
-            self.factor_and_offset(&statistics[0], &statistics[1], &statistics[2], &statistics[3]);
+        let (factor, offset) = self.factor_and_offset(&statistics[0], &statistics[1], &statistics[2], &statistics[3]);
         let output = present(&[outputs.first().copied()], 0)?;
         if l.shape(x).len() == 4 {
             let source = l.read_feature_map(x)?;

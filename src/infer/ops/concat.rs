@@ -60,7 +60,8 @@ impl Op for Concat {
             let mut shape = present(inputs, 0)?.shape().to_vec();
             shape[self.axis] = parts.iter().map(|p| p.shape()[self.axis]).sum();
             // Per step of the outer axes, each part gives one contiguous run.
-            let runs: Vec<usize> = parts.iter().map(|p| p.shape()[self.axis] * row_major_strides(p.shape())[self.axis]).collect();
+            let runs: Vec<usize> =
+                parts.iter().map(|p| p.shape()[self.axis] * row_major_strides(p.shape())[self.axis]).collect();
             let outer: usize = shape[..self.axis].iter().product();
             let mut positions = Vec::with_capacity(all.len());
             for step in 0..outer {

@@ -199,7 +199,8 @@ mod tests {
     #[test]
     fn shapes_and_sizes_are_constants() {
         let x = Fact::f32(&[2, 3, 5]);
-        let from = |attributes: &[AttributeProto]| constant(&*build_for_test("Shape", 15, attributes, &[&x]).expect("builds"));
+        let from =
+            |attributes: &[AttributeProto]| constant(&*build_for_test("Shape", 15, attributes, &[&x]).expect("builds"));
         assert_eq!(from(&[]).to_i64(), [2, 3, 5]);
         assert_eq!(from(&[AttributeProto::int("start", -2)]).to_i64(), [3, 5]);
         assert_eq!(from(&[AttributeProto::int("start", 1), AttributeProto::int("end", -1)]).to_i64(), [3]);

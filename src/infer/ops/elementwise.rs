@@ -146,9 +146,9 @@ impl Elementwise {
             (Numbers::Float(a), Some(Numbers::Float(b))) => {
                 Numbers::Float(a.iter().zip(&b).map(|(&x, &y)| of_floats(function, x, y)).collect())
             }
-            (Numbers::Int(a), None) => Numbers::Int(
-                a.iter().map(|&x| of_integers(function, x, 0)).collect::<Option<_>>().ok_or_else(refused)?,
-            ),
+            (Numbers::Int(a), None) => {
+                Numbers::Int(a.iter().map(|&x| of_integers(function, x, 0)).collect::<Option<_>>().ok_or_else(refused)?)
+            }
             (Numbers::Int(a), Some(Numbers::Int(b))) => Numbers::Int(
                 a.iter()
                     .zip(&b)
@@ -223,7 +223,8 @@ impl Op for Elementwise {
                 result = self.combine(&result, Some(present(inputs, i)?))?;
             }
             if self.activation != Activation::None
-                && let Some(activated) = (super::activation::Activate { activation: self.activation }).eval(&[Some(&result)])
+                && let Some(activated) =
+                    (super::activation::Activate { activation: self.activation }).eval(&[Some(&result)])
             {
                 return activated;
             }
@@ -254,7 +255,8 @@ impl Op for Elementwise {
         let target = l.write(output);
         let kernel = |function, activation| kernels::elementwise::Elementwise { function, activation };
         if operands.len() <= 2 {
-            let function = if operands.len() == 1 && arity(self.function).1 > 1 { Function::Identity } else { self.function };
+            let function =
+                if operands.len() == 1 && arity(self.function).1 > 1 { Function::Identity } else { self.function };
             l.step(kernel(function, self.activation), operands, vec![target]);
             return Ok(());
         }

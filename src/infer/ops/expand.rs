@@ -1,6 +1,6 @@
 //! Repetition: Expand is a view with stride 0, Tile copies.
 
-use super::context::{NodeContext, ELEMENTS_MAX, broadcast_shapes, input, present, stretched};
+use super::context::{ELEMENTS_MAX, NodeContext, broadcast_shapes, input, present, stretched};
 use super::dense;
 use crate::infer::graph::{Fact, ValueId};
 use crate::infer::op::{Op, OpError};

@@ -26,9 +26,8 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let shape = &context.input(0)?.shape;
     let rank = shape.len();
     let mode = context.attributes.string("mode")?.unwrap_or("constant");
-    let given = context
-        .ints_attribute_or_input("pads", 1, 11)?
-        .ok_or_else(|| OpError::Invalid("pads is missing".into()))?;
+    let given =
+        context.ints_attribute_or_input("pads", 1, 11)?.ok_or_else(|| OpError::Invalid("pads is missing".into()))?;
     let value = if context.opset < 11 {
         context.attributes.float("value")?.unwrap_or(0.0)
     } else {

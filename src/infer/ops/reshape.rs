@@ -90,9 +90,8 @@ pub fn build_squeeze(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpErr
 /// When an axis is missing, computed at run time or outside.
 pub fn build_unsqueeze(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let from = context.input(0)?.shape.clone();
-    let axes = context
-        .ints_attribute_or_input("axes", 1, 13)?
-        .ok_or_else(|| OpError::Invalid("axes is missing".into()))?;
+    let axes =
+        context.ints_attribute_or_input("axes", 1, 13)?.ok_or_else(|| OpError::Invalid("axes is missing".into()))?;
     let axes = resolve_axes(&axes, from.len() + axes.len())?;
     let mut rest = from.iter().copied();
     let rank = from.len() + axes.len();
@@ -160,7 +159,12 @@ mod tests {
     use crate::infer::import::onnx::proto::AttributeProto;
     use crate::infer::ops::context::build_for_test;
 
-    fn shape(op_type: &str, opset: i64, attributes: &[AttributeProto], inputs: &[&Fact]) -> Result<Vec<usize>, OpError> {
+    fn shape(
+        op_type: &str,
+        opset: i64,
+        attributes: &[AttributeProto],
+        inputs: &[&Fact],
+    ) -> Result<Vec<usize>, OpError> {
         let op = build_for_test(op_type, opset, attributes, inputs)?;
         op.infer(&[Some(inputs[0])]).map(|f| f[0].shape.clone())
     }

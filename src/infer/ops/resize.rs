@@ -53,7 +53,9 @@ fn spatial(shape: &[usize], all: &[(f32, usize)]) -> Result<([f32; 2], [usize; 2
     feature_map_shape(shape)?;
     match all {
         [(_, n), (_, c), (y, h), (x, w)] if *n == shape[0] && *c == shape[1] => Ok(([*y, *x], [*h, *w])),
-        _ => Err(OpError::Unsupported(format!("resizes shape {shape:?} along batch or channels; only height and width"))),
+        _ => {
+            Err(OpError::Unsupported(format!("resizes shape {shape:?} along batch or channels; only height and width")))
+        }
     }
 }
 
@@ -123,9 +125,7 @@ pub fn build_resize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpErro
         "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
         "align_corners" => Coordinates::AlignCorners,
         // The same as half_pixel where the scaled size is whole.
-        "half_pixel_symmetric"
-            if (0..2).all(|i| scale[i] * shape[2 + i] as f32 == size_px[i] as f32) =>
-        {
+        "half_pixel_symmetric" if (0..2).all(|i| scale[i] * shape[2 + i] as f32 == size_px[i] as f32) => {
             Coordinates::HalfPixel
         }
         other => {

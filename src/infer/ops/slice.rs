@@ -56,9 +56,7 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let missing = |what: &str| OpError::Invalid(format!("{what} is missing"));
     let starts = context.ints_attribute_or_input("starts", 1, 10)?.ok_or_else(|| missing("starts"))?;
     let ends = context.ints_attribute_or_input("ends", 2, 10)?.ok_or_else(|| missing("ends"))?;
-    let axes = context
-        .ints_attribute_or_input("axes", 3, 10)?
-        .unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let axes = context.ints_attribute_or_input("axes", 3, 10)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = match context.opset {
         ..10 => None,
         _ => context.optional_constant(4, "steps")?.map(Tensor::to_i64),

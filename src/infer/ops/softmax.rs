@@ -66,9 +66,8 @@ impl Op for Softmax {
             Some(flat) => l.step(kernel, vec![source], vec![flat]),
             None => {
                 let flat = l.temporary("softmax", &[target.len()]);
-                let seen = |shape: &[usize]| {
-                    flat.reshaped(shape).ok_or_else(|| OpError::Invalid(format!("shape {shape:?}")))
-                };
+                let seen =
+                    |shape: &[usize]| flat.reshaped(shape).ok_or_else(|| OpError::Invalid(format!("shape {shape:?}")));
                 l.step(kernel, vec![source], vec![seen(&shape)?]);
                 l.copy(&seen(&target.shape)?, &target);
             }

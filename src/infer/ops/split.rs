@@ -95,7 +95,12 @@ mod tests {
     use crate::infer::import::onnx::attributes::Attributes;
     use crate::infer::import::onnx::proto::AttributeProto;
 
-    fn parts(opset: i64, attributes: &[AttributeProto], outputs: usize, inputs: &[&Fact]) -> Result<Vec<usize>, OpError> {
+    fn parts(
+        opset: i64,
+        attributes: &[AttributeProto],
+        outputs: usize,
+        inputs: &[&Fact],
+    ) -> Result<Vec<usize>, OpError> {
         let inputs = inputs.iter().map(|f| Some(*f)).collect();
         let mut context = NodeContext::new("Split", opset, Attributes::new(attributes), inputs, outputs);
         let op = build(&mut context)?;

@@ -94,7 +94,9 @@ pub fn output_size(window: &Window, size_px: [usize; 2], ceil_mode: bool) -> Res
         let reach = (window.kernel[axis] as u64 - 1) * window.dilation[axis] as u64 + 1;
         let padded = size_px[axis] as u64 + before + after;
         let Some(room) = padded.checked_sub(reach) else {
-            return Err(OpError::Invalid(format!("a window reaching {reach} pixels does not fit {padded} padded ones")));
+            return Err(OpError::Invalid(format!(
+                "a window reaching {reach} pixels does not fit {padded} padded ones"
+            )));
         };
         let mut count = if ceil_mode { room.div_ceil(stride) } else { room / stride } + 1;
         // The last window must start inside the picture or the padding before it.

@@ -187,7 +187,8 @@ impl<'a> Lowering<'a> {
         Ok(copy)
     }
 
-    fn fits(&self, view: &View) -> bool {
+    /// True for a feature map that kernels of this target can read and write as it lies.
+    pub fn fits(&self, view: &View) -> bool {
         view.feature_map().is_some_and(|f| f.is_aligned(self.target.block))
     }
 

@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn what_is_not_asked_for_stays_unread() {
-        let list = [AttributeProto::int("axis", -1), AttributeProto::ints("pads", &[1, 2]), AttributeProto::int("seed", 3)];
+        let list =
+            [AttributeProto::int("axis", -1), AttributeProto::ints("pads", &[1, 2]), AttributeProto::int("seed", 3)];
         let attributes = Attributes::new(&list);
         assert_eq!(attributes.int("axis"), Ok(Some(-1)));
         assert_eq!(attributes.int("absent"), Ok(None));

@@ -79,9 +79,7 @@ pub fn decode(
             DataType::Double => TensorElements::F64(Arc::new(scalars(raw, f64::from_le_bytes))),
             DataType::Int64 => TensorElements::I64(Arc::new(scalars(raw, i64::from_le_bytes))),
             DataType::Int32 => TensorElements::I32(Arc::new(scalars(raw, i32::from_le_bytes))),
-            DataType::Float16 => {
-                TensorElements::F32(Arc::new(scalars(raw, |b| half::f16::from_le_bytes(b).to_f32())))
-            }
+            DataType::Float16 => TensorElements::F32(Arc::new(scalars(raw, |b| half::f16::from_le_bytes(b).to_f32()))),
             DataType::Uint8 => TensorElements::U8(Arc::new(raw.to_vec())),
             DataType::Int8 => TensorElements::I8(Arc::new(scalars(raw, i8::from_le_bytes))),
             DataType::Bool => TensorElements::Bool(Arc::new(raw.iter().map(|&b| b != 0).collect())),

@@ -1,0 +1,4 @@
+//! ONNX files.
+pub mod attributes;
+pub mod proto;
+pub mod tensors;
