@@ -127,14 +127,26 @@ impl ConvFast {
 
 /// Pointers to the feature maps of a step, handed to threads that write different pixels or channels.
 #[derive(Clone, Copy)]
-struct Maps {
-    src: *const f32,
-    dst: *mut f32,
-    residual: *const f32,
+pub(super) struct Maps {
+    pub src: *const f32,
+    pub dst: *mut f32,
+    /// Null when there is none.
+    pub residual: *const f32,
 }
 
 // SAFETY: the threads read what the step only reads, and write different elements.
 unsafe impl Sync for Maps {}
+
+impl Maps {
+    /// The maps of a windowed step.
+    pub fn new(step: &Step, memory: &super::Memory, residual: bool) -> Maps {
+        Maps {
+            src: memory.pointer(&step.reads[0]),
+            dst: memory.pointer(&step.writes[0]),
+            residual: if residual { memory.pointer(&step.reads[1]) } else { std::ptr::null() },
+        }
+    }
+}
 
 /// Output pixels in order, with the top left corner of their windows.
 #[derive(Clone, Copy)]
@@ -303,14 +315,7 @@ impl FastKernel for ConvFast {
     fn run(&self, step: &Step, memory: &super::Memory) {
         let maps = windowed_maps(step, self.epilogue.residual);
         assert_eq!(maps, Some((self.src, self.dst, self.residual)), "not the step that the kernel was prepared for");
-        let maps = Maps {
-            src: memory.pointer(&step.reads[0]),
-            dst: memory.pointer(&step.writes[0]),
-            residual: match self.residual {
-                Some(_) => memory.pointer(&step.reads[1]),
-                None => std::ptr::null(),
-            },
-        };
+        let maps = Maps::new(step, memory, self.residual.is_some());
         let pixels = self.dst.batch * self.dst.height * self.dst.width;
         let threads = threads::useful_threads(self.macs);
         let tiles = pixels.div_ceil(self.kernels.tallest());
