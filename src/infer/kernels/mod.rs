@@ -15,4 +15,3 @@ pub mod softmax;
 mod conv_direct;
 mod walk;
 mod wgsl;
-
