@@ -1,0 +1,141 @@
+//! Every shader of the inference kernels against its twin, on whatever adapter this machine has; a software one counts.
+//! Without any, the tests say so and pass, unless EYAS_REQUIRE_GPU=1.
+#![cfg(feature = "gpu")]
+
+mod kernel_cases;
+
+use eyas::gpu::{Gpu, GpuApi, GpuOptions, test_gpu};
+use eyas::infer::plan::View;
+use eyas::shader::Precision;
+use kernel_cases::{Case, cases, values};
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// All elements of a view, as positions in its buffer.
+fn positions(view: &View) -> Vec<usize> {
+    let mut at = vec![0; view.rank()];
+    (0..view.len())
+        .map(|flat| {
+            let mut rest = flat;
+            for axis in (0..view.rank()).rev() {
+                at[axis] = rest % view.shape[axis];
+                rest /= view.shape[axis];
+            }
+            view.index(&at)
+        })
+        .collect()
+}
+
+/// What the buffers of a case hold before the step: values where something is read, NaN everywhere else, so that
+/// neither padding lanes nor neighbours can slip into a result unseen.
+fn buffers_before(case: &Case, precision: Precision) -> Vec<Vec<f32>> {
+    let views = || case.step.reads.iter().chain(&case.step.writes);
+    let count = views().map(|v| v.buffer.0 + 1).max().unwrap_or(0);
+    let mut buffers = vec![Vec::new(); count];
+    for view in views() {
+        let buffer: &mut Vec<f32> = &mut buffers[view.buffer.0];
+        buffer.resize(buffer.len().max(view.end().next_multiple_of(4) + 8), f32::NAN);
+    }
+    for (i, view) in case.step.reads.iter().enumerate() {
+        for (at, mut x) in positions(view).into_iter().zip(values(i as u64, view.len())) {
+            if case.positive {
+                x = x.abs() + 0.25;
+            }
+            if precision == Precision::F16 {
+                x = half::f16::from_f32(x).to_f32();
+            }
+            buffers[view.buffer.0][at] = x;
+        }
+    }
+    buffers
+}
+
+fn twin(case: &Case, before: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let cells: Vec<Vec<Cell<f32>>> = before.iter().map(|b| b.iter().map(|&x| Cell::new(x)).collect()).collect();
+    let of = |views: &[View]| views.iter().map(|v| cells[v.buffer.0].as_slice()).collect::<Vec<_>>();
+    case.step.kernel.run_twin(&case.step, &of(&case.step.reads), &of(&case.step.writes));
+    cells.iter().map(|b| b.iter().map(Cell::get).collect()).collect()
+}
+
+/// Runs the shader of each case and compares whole buffers with the twin's. Gives what disagrees.
+fn disagreements(gpu: &Gpu, precision: Precision, cases: &[Case]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for chunk in cases.chunks(64) {
+        let before: Vec<_> = chunk.iter().map(|c| buffers_before(c, precision)).collect();
+        let mut resident = Vec::new();
+        for (case, before) in chunk.iter().zip(&before) {
+            let buffers: Vec<_> =
+                before.iter().map(|b| gpu.upload_f32("values", b, precision).expect("upload")).collect();
+            let weights = case.step.kernel.gpu_weights(&case.step);
+            let weights =
+                (!weights.is_empty()).then(|| gpu.upload_f32("weights", &weights, precision).expect("upload"));
+            resident.push((buffers, weights));
+        }
+        let jobs: Vec<_> = chunk
+            .iter()
+            .zip(&resident)
+            .map(|(case, (buffers, weights))| {
+                let views = case.step.reads.iter().chain(&case.step.writes);
+                let bound = weights.iter().chain(views.map(|v| &buffers[v.buffer.0])).collect();
+                (case.variant(precision), bound)
+            })
+            .collect();
+        let dispatches = gpu.dispatch_all(&jobs).expect("dispatches");
+        gpu.run(&dispatches.iter().collect::<Vec<_>>()).expect("run");
+        for ((case, before), (buffers, _)) in chunk.iter().zip(&before).zip(&resident) {
+            let expected = twin(case, before);
+            let touched = positions(&case.step.writes[0]);
+            let dst = case.step.writes[0].buffer.0;
+            let largest = touched.iter().map(|&at| expected[dst][at].abs()).fold(0.0, f32::max);
+            let tolerance = largest * if precision == Precision::F16 { 2e-3 } else { 1e-5 };
+            for (i, (buffer, expected)) in buffers.iter().zip(&expected).enumerate() {
+                let got = gpu.download_f32(buffer, expected.len(), precision).expect("download");
+                let bad = |(got, want): (&f32, &f32)| {
+                    if want.is_nan() { !got.is_nan() } else { !((got - want).abs() <= tolerance) }
+                };
+                if let Some(at) = got.iter().zip(expected).position(bad) {
+                    wrong.push(format!(
+                        "{}: buffer {i} at {at}: {} but the twin has {} (largest {largest})",
+                        case.name, got[at], expected[at]
+                    ));
+                }
+            }
+        }
+    }
+    wrong
+}
+
+fn check(gpu: &Gpu, precision: Precision) {
+    let cases = cases();
+    let wrong = disagreements(gpu, precision, &cases);
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn shaders_agree_with_twins_in_f32() {
+    let Some(gpu) = test_gpu() else { return };
+    check(&gpu, Precision::F32);
+}
+
+#[test]
+fn shaders_agree_with_twins_in_f16() {
+    let Some(gpu) = test_gpu() else { return };
+    if gpu.precision != Precision::F16 {
+        eprintln!("{:?} stores no f16; test skipped", gpu.adapter);
+        return;
+    }
+    check(&gpu, Precision::F16);
+}
+
+#[test]
+fn shaders_agree_with_twins_on_gles() {
+    let options = GpuOptions { api: Some(GpuApi::Gles), allow_software: true, ..GpuOptions::default() };
+    let gpu: Arc<Gpu> = match Gpu::open(&options) {
+        Ok(gpu) => gpu,
+        Err(error) => {
+            eprintln!("NO GPU ADAPTER for GLES: {error}; test skipped");
+            return;
+        }
+    };
+    check(&gpu, Precision::F32);
+}
