@@ -105,8 +105,9 @@ fn disagreements(gpu: &Gpu, precision: Precision, cases: &[Case]) -> Vec<String>
     wrong
 }
 
-fn check(gpu: &Gpu, precision: Precision) {
-    let cases = cases();
+/// Takes every `stride`-th case.
+fn check(gpu: &Gpu, precision: Precision, stride: usize) {
+    let cases: Vec<Case> = cases().into_iter().step_by(stride).collect();
     let wrong = disagreements(gpu, precision, &cases);
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
@@ -114,7 +115,7 @@ fn check(gpu: &Gpu, precision: Precision) {
 #[test]
 fn shaders_agree_with_twins_in_f32() {
     let Some(gpu) = test_gpu() else { return };
-    check(&gpu, Precision::F32);
+    check(&gpu, Precision::F32, 1);
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn shaders_agree_with_twins_in_f16() {
         eprintln!("{:?} stores no f16; test skipped", gpu.adapter);
         return;
     }
-    check(&gpu, Precision::F16);
+    check(&gpu, Precision::F16, 1);
 }
 
 #[test]
@@ -137,5 +138,6 @@ fn shaders_agree_with_twins_on_gles() {
             return;
         }
     };
-    check(&gpu, Precision::F32);
+    // The same text through another compiler: some of it is enough.
+    check(&gpu, Precision::F32, 3);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::conv_direct::{TWIN_PIXELS, TwinTile};
 use super::wgsl;
 use crate::infer::activation::Activation;
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
 use crate::shader::{Precision, Variant, VariantBuilder};
@@ -275,5 +275,9 @@ impl Kernel for Conv {
 
     fn gpu_weights(&self, _step: &Step) -> Vec<f32> {
         self.packed_weights()
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::conv::prepare(self, step, isa)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::walk::Walk;
 use super::wgsl::{self, Lanes};
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -30,5 +30,9 @@ impl Kernel for Copy {
         let mut b = VariantBuilder::new("copy", include_str!("../../../shaders/infer/copy.wgsl")).precision(precision);
         b = lanes.write(lanes.read(lanes.extents(b), "src", 0, 0), 1, 1);
         wgsl::build_flat(b, lanes.count().div_ceil(64))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::copy::prepare(self, step, isa)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::conv::{Epilogue, Residual, Window, epilogue_label};
 use super::wgsl;
 use crate::infer::activation::Activation;
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -109,5 +109,9 @@ impl Kernel for Depthwise {
 
     fn gpu_weights(&self, _step: &Step) -> Vec<f32> {
         self.packed_weights()
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::depthwise::prepare(self, step, isa)
     }
 }

@@ -3,7 +3,7 @@
 use super::walk::Walk;
 use super::wgsl::{self, Lanes};
 use crate::infer::activation::{Activation, erf};
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::View;
 use crate::shader::{Precision, Variant, VariantBuilder};
@@ -187,5 +187,9 @@ impl Kernel for Elementwise {
             &format!("fn apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.function.wgsl()),
         );
         wgsl::build_flat(b, lanes.count().div_ceil(64))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::elementwise::prepare(self, step, isa)
     }
 }

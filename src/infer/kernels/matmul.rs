@@ -2,7 +2,7 @@
 
 use super::walk::Walk;
 use super::wgsl;
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::View;
 use crate::shader::{Precision, Variant, VariantBuilder};
@@ -94,5 +94,9 @@ impl Kernel for MatMul {
             .u32("TILES_N", tiles[1].max(1))
             .u32("COUNT", count);
         wgsl::build_flat(b, count.div_ceil(64))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::matmul::prepare(self, step, isa)
     }
 }

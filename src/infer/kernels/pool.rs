@@ -2,7 +2,7 @@
 
 use super::conv::Window;
 use super::wgsl;
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -103,5 +103,9 @@ impl Kernel for Pool {
             .u32("VECTORS", vectors)
             .u32("COUNT", count);
         wgsl::build_flat(b, count.div_ceil(64))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::pool::prepare(self, step, isa)
     }
 }

@@ -4,7 +4,7 @@
 //! pixel is nearest: division of floats is inexact on GPUs.
 
 use super::wgsl;
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -195,5 +195,9 @@ impl Kernel for Resize {
             .u32("VECTORS", vectors)
             .u32("COUNT", count);
         wgsl::build_flat(b, count.div_ceil(64))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::resize::prepare(self, step, isa)
     }
 }
