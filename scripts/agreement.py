@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""Compares `eyas run` with ONNX Runtime, and for Darknet files with a reference in numpy, and writes docs/agreement.md.
+
+    python scripts/agreement.py --models DIR --photos DIR
+    python scripts/agreement.py --models DIR --photos DIR --networks yunet_n_320 --runs cpu:f32 --out -     # short form
+
+Each network runs on three random pictures (fixed seeds) and three photos. Raw outputs are compared element by element;
+where the head is known, both sides' outputs go through the same decoder (reference/decoders.py), so that the boxes and
+scores differ only by what the layers differ. Exit code 1 if anything misses its tolerance.
+
+Needs the packages of scripts/requirements.txt. Models and photos are not part of the repository.
+"""
+
+import argparse
+import datetime
+import platform
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
+import darknet  # noqa: E402
+import decoders  # noqa: E402
+import program  # noqa: E402
+
+# File (below --models) and head of each network; no head: raw outputs only.
+NETWORKS = {
+    "yolox_nano_416": ("onnx/yolox_nano_416.onnx", "yolox"),
+    "nanodet_m_320": ("onnx/nanodet_m_320.onnx", "nanodet"),
+    "picodet_s_320": ("onnx/picodet_s_320.onnx", "picodet"),
+    "fastestdet_352": ("onnx/fastestdet_352.onnx", "fastestdet"),
+    "yunet_n_320": ("onnx/yunet_n_320.onnx", "yunet"),
+    "ultraface_rfb_320": ("onnx/ultraface_rfb_320.onnx", "ultraface"),
+    "mnist": ("onnx/mnist.onnx", None),
+    "yolo-fastest-1.1_coco": ("darknet/yolo-fastest-1.1_coco/yolo-fastest-1.1.cfg", "darknet"),
+    "mobilenetv2-yolov3-nano_coco": (
+        "darknet/mobilenetv2-yolov3-nano_coco/MobileNetV2-YOLOv3-Nano-coco.cfg",
+        "darknet",
+    ),
+    "yoloface-500k-v2": ("darknet/yoloface-500k-v2/yoloface-500k-v2.cfg", "darknet"),
+}
+PHOTOS = ["dog.jpg", "bus.jpg", "faces.jpg"]
+RANDOM_INPUTS = 3
+RUNS = ["cpu:f32", "vulkan:f32", "vulkan:f16", "gles:f32"]
+
+# Largest differences that pass: raw output over its own maximum, boxes in pixels of the network's input, scores.
+# Raw f16 outputs are judged only where no head is known: what counts of the others is decoded.
+TOLERANCES = {"f32": (1e-3, 0.05, 1e-4), "f16": (2e-2, 1.0, 0.01)}
+# Boxes are compared where the reference's score is at least this.
+BOX_SCORE = 0.25
+
+
+class OnnxReference:
+    def __init__(self, path, head):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0].name
+        self.shape = [d if isinstance(d, int) else 1 for d in self.session.get_inputs()[0].shape]
+        self.names = [o.name for o in self.session.get_outputs()]
+        self.head = decoders.HEADS[head] if head else None
+
+    def run(self, x):
+        return dict(zip(self.names, self.session.run(None, {self.input: x}), strict=True))
+
+    def decode(self, outputs):
+        boxes, scores, _ = self.head.decode(outputs, self.shape[3], self.shape[2])
+        return boxes, scores
+
+
+class DarknetReference:
+    def __init__(self, path, head):
+        self.network = darknet.Network(path, path.with_suffix(".weights"))
+        self.input = "input"
+        self.shape = [1, *self.network.shape]
+        self.head = decoders.HEADS[head]
+        self.heads = [
+            {
+                "anchors": anchors,
+                "classes": int(keys["classes"]),
+                "scale_x_y": float(keys.get("scale_x_y", 1)),
+                "new_coords": keys.get("new_coords", "0") != "0",
+            }
+            for _, anchors, keys in self.network.heads()
+        ]
+
+    def run(self, x):
+        return self.network.forward(x)
+
+    def decode(self, outputs):
+        maps = [value[0] for value in outputs.values()]
+        boxes, scores, _ = decoders.darknet_yolo(maps, self.heads, self.shape[3], self.shape[2])
+        return boxes, scores
+
+
+def inputs_of(reference, photos):
+    """Random pictures and photos as the network takes them, as `(name, array)`."""
+    _, channels, height, width = reference.shape
+    pictures = []
+    for seed in range(RANDOM_INPUTS):
+        levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        pictures.append((f"random {seed}", levels))
+    for path in photos:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise SystemExit(f"{path}: not a picture")
+        pictures.append((path.name, picture))
+    for name, picture in pictures:
+        if reference.head:
+            x, _ = decoders.prepare(picture, width, height, reference.head.preprocess)
+        else:
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+            if channels == 1:
+                picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[..., None]
+            x = np.ascontiguousarray(picture.astype(np.float32).transpose(2, 0, 1)[None])
+        yield name, x
+
+
+def run_eyas(eyas, model, run, input_name, x, names, folder):
+    """The outputs of one `eyas run`, in the order of `names`."""
+    api, precision = run.split(":")
+    backend = ["--backend", "cpu"] if api == "cpu" else ["--backend", "gpu", "--gpu-api", api]
+    np.save(folder / "x.npy", x)
+    program.call(
+        eyas, "run", "-m", model, "--input", f"{input_name}={folder / 'x.npy'}", "--output-dir", folder / "out",
+        *backend, "--precision", precision,
+    )  # fmt: skip
+    outputs = {}
+    for name in names:
+        path = folder / "out" / (name.replace("/", "_") + ".npy")
+        if not path.exists():
+            raise program.Failed(f"eyas run wrote no {path.name}")
+        outputs[name] = np.load(path)
+        path.unlink()
+    return outputs
+
+
+class Worst:
+    """Largest differences of one network in one run."""
+
+    def __init__(self):
+        self.absolute = self.relative = self.score = 0.0
+        self.box_px, self.boxes = None, 0
+        self.error = None
+
+    def outputs(self, ours, expected):
+        for name, value in expected.items():
+            if ours[name].shape != value.shape:
+                raise program.Failed(f"{name} has the shape {ours[name].shape}, not {value.shape}")
+            if value.size == 0:
+                continue
+            difference = np.abs(ours[name].astype(np.float64) - value).max()
+            # A NaN compares false with everything; make it the largest value instead.
+            difference = float(difference) if np.isfinite(difference) else np.inf
+            self.absolute = max(self.absolute, difference)
+            self.relative = max(self.relative, difference / max(float(np.abs(value).max()), 1e-30))
+
+    def decoded(self, ours, expected):
+        (our_boxes, our_scores), (boxes, scores) = ours, expected
+        difference = np.abs(our_scores - scores).max()
+        self.score = max(self.score, float(difference) if np.isfinite(difference) else np.inf)
+        found = scores.max(1) >= BOX_SCORE
+        if found.any():
+            difference = np.abs(our_boxes[found] - boxes[found]).max()
+            self.box_px = max(self.box_px or 0.0, float(difference) if np.isfinite(difference) else np.inf)
+            self.boxes += int(found.sum())
+
+    def passes(self, precision, has_head):
+        relative, box_px, score = TOLERANCES[precision]
+        if self.error:
+            return False
+        if (precision == "f32" or not has_head) and self.relative > relative:
+            return False
+        return self.score <= score and (self.box_px or 0.0) <= box_px
+
+
+def compare(eyas, model, head, runs, photos, name):
+    """`{run: Worst}` of one network."""
+    reference = (DarknetReference if model.suffix == ".cfg" else OnnxReference)(model, head)
+    found = {run: Worst() for run in runs}
+    for input_name, x in inputs_of(reference, photos):
+        expected = reference.run(x)
+        decoded = reference.decode(expected) if head else None
+        for run, worst in found.items():
+            if worst.error:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    ours = run_eyas(eyas, model, run, reference.input, x, list(expected), Path(folder))
+                    worst.outputs(ours, expected)
+                    if head:
+                        worst.decoded(reference.decode(ours), decoded)
+                except program.Failed as error:
+                    worst.error = str(error)
+                    print(f"{name}, {run}, {input_name}: {error}", file=sys.stderr)
+    return found
+
+
+def adapters(eyas, runs, model):
+    """What runs each backend, as `eyas bench` names it."""
+    lines = []
+    for api in dict.fromkeys(run.split(":")[0] for run in runs):
+        backend = ["--backend", "cpu"] if api == "cpu" else ["--backend", "gpu", "--gpu-api", api]
+        try:
+            adapter = program.call_json(eyas, "bench", "-m", model, *backend, "--json")[0]["adapter"]
+        except (program.Failed, IndexError, KeyError) as error:
+            adapter = f"unknown ({error})"
+        lines.append(f"- {api}: {adapter}")
+    return lines
+
+
+def row(name, run, worst, has_head):
+    precision = run.split(":")[1]
+    relative, box_px, score = TOLERANCES[precision]
+    verdict = "pass" if worst.passes(precision, has_head) else "**miss**"
+    if worst.error:
+        return f"| {name} | {run} | – | – | – | – | – | {verdict}: did not run |"
+    boxes = "–" if worst.box_px is None else f"{worst.box_px:.2g} ≤ {box_px:g}"
+    scores = f"{worst.score:.1e} ≤ {score:g}" if has_head else "–"
+    judged = f" ≤ {relative:g}" if precision == "f32" or not has_head else ""
+    return (
+        f"| {name} | {run} | {worst.absolute:.1e} | {worst.relative:.1e}{judged} | {boxes} | {worst.boxes or '–'} "
+        f"| {scores} | {verdict} |"
+    )
+
+
+def page(rows, facts):
+    return "\n".join(
+        [
+            "# Agreement with reference implementations",
+            "",
+            "Written by `scripts/agreement.py`; do not edit. ONNX networks are compared with ONNX Runtime in f32, Darknet",
+            "networks with `scripts/reference/darknet.py` in f64, which itself agrees with OpenCV's dnn module.",
+            "",
+            *facts,
+            "",
+            f"Each row is the worst of {RANDOM_INPUTS} random inputs and {len(PHOTOS)} photos, with its tolerance where it is judged:",
+            "the largest absolute difference of an output; the same over the output's largest value; the largest",
+            f"difference of a decoded box's side in pixels of the network's input, where the reference's score is at least {BOX_SCORE};",
+            "how many boxes that were; the largest difference of any decoded score.",
+            "",
+            "| network | backend | difference | over maximum | box, px | boxes | score | |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    program.add_option(parser)
+    parser.add_argument("--models", type=Path, required=True, help="folder with onnx/ and darknet/")
+    parser.add_argument("--photos", type=Path, required=True, help=f"folder with {', '.join(PHOTOS)}")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names, or .onnx files with no head")
+    parser.add_argument("--runs", nargs="+", default=RUNS, help="BACKEND:PRECISION [%(default)s]")
+    parser.add_argument("--out", default=str(program.REPOSITORY / "docs/agreement.md"), help="the page; - for stdout")
+    options = parser.parse_args()
+    for run in options.runs:
+        api, _, precision = run.partition(":")
+        if api not in ("cpu", "vulkan", "gles", "metal") or precision not in TOLERANCES:
+            parser.error(f"--runs {run}: BACKEND is cpu, vulkan, gles or metal; PRECISION is f32 or f16")
+    photos = [options.photos / name for name in PHOTOS]
+    rows, misses, smallest = [], 0, None
+    for name in options.networks:
+        file, head = NETWORKS.get(name, (name if name.endswith(".onnx") else f"onnx/{name}.onnx", None))
+        model = options.models / file
+        if not model.exists():
+            parser.error(f"--networks {name}: no file {model}")
+        if smallest is None or model.stat().st_size < smallest.stat().st_size:
+            smallest = model
+        for run, worst in compare(options.eyas, model, head, options.runs, photos, name).items():
+            rows.append(row(name, run, worst, head is not None))
+            misses += "**miss**" in rows[-1]
+            print(rows[-1], file=sys.stderr, flush=True)
+    command = shlex.join(["python", "scripts/agreement.py", "--models", "DIR", "--photos", "DIR"])
+    if options.networks != list(NETWORKS):
+        command += " --networks " + shlex.join(options.networks)
+    if options.runs != RUNS:
+        command += " --runs " + shlex.join(options.runs)
+    facts = [
+        f"- {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, commit {program.commit()}, `{command}`",
+        f"- {program.version(options.eyas)}; ONNX Runtime {onnxruntime.__version__}, numpy {np.__version__}, "
+        f"OpenCV {cv2.__version__}, Python {platform.python_version()}",
+        *adapters(options.eyas, options.runs, smallest),
+        f"- {len(rows)} rows, {misses} missed",
+    ]
+    text = page(rows, facts)
+    if options.out == "-":
+        print(text)
+    else:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.out).write_text(text)
+    print(f"{len(rows) - misses} passed, {misses} missed", file=sys.stderr)
+    return 1 if misses else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
