@@ -15,19 +15,18 @@ use crate::infer::activation::Activation;
 use crate::infer::graph::{DarknetHead, Fact, Format, Graph, ValueId};
 use crate::infer::kernels::conv::Window;
 use crate::infer::kernels::elementwise::Function;
-use crate::infer::kernels::pool::PoolKind;
-use crate::infer::kernels::resize::{Coordinates, Interpolation, Rounding};
 use crate::infer::op::Op;
 use crate::infer::ops::activation::Activate;
 use crate::infer::ops::concat::Concat;
 use crate::infer::ops::conv::Conv;
 use crate::infer::ops::elementwise::Elementwise;
 use crate::infer::ops::pool::Pool;
+use crate::infer::ops::reduce::Reduce;
 use crate::infer::ops::reshape::Reshape;
 use crate::infer::ops::resize::Resize;
 use crate::infer::ops::softmax::Softmax;
+use crate::infer::ops::space_depth::SpaceDepth;
 use crate::infer::ops::split::Split;
-use crate::infer::ops::transpose::Transpose;
 use crate::infer::tensor::Tensor;
 use layer::{Convolution, Layer, Network, Placed, Shape};
 use weights::Weights;
@@ -134,18 +133,9 @@ impl Builder<'_> {
                 let window = square(size, stride, pads);
                 self.one(name, Pool { kind, window, ceil_mode: false }, &[previous])
             }
-            Layer::GlobalAverage => {
-                let window = Window { kernel: [input.height, input.width], ..square(1, [1; 2], [0; 4]) };
-                let kind = PoolKind::Average { count_include_pad: false };
-                self.one(name, Pool { kind, window, ceil_mode: false }, &[previous])
-            }
+            Layer::GlobalAverage => self.one(name, Reduce::global_average(), &[previous]),
             &Layer::Upsample { stride, scale } => {
-                let resize = Resize {
-                    interpolation: Interpolation::Nearest(Rounding::Floor),
-                    coordinates: Coordinates::Asymmetric,
-                    scale: [stride as f32; 2],
-                    size: [output.height, output.width],
-                };
+                let resize = Resize::repeat(stride, [input.height, input.width]);
                 if scale == 1.0 {
                     return self.one(name, resize, &[previous]);
                 }
@@ -190,11 +180,11 @@ impl Builder<'_> {
                 Activation::None => Ok(previous),
                 _ => self.one(name, Activate { activation }, &[previous]),
             },
-            Layer::Softmax { spatial: true, .. } => self.one(name, Softmax { axis: 1, log: false }, &[previous]),
+            Layer::Softmax { spatial: true, .. } => self.one(name, Softmax { axis: 1, log: false, flattens: false }, &[previous]),
             &Layer::Softmax { groups, .. } => {
                 let shape = vec![groups, input.elements() / groups];
                 let flat = self.one(&format!("{name}.flat"), Reshape { shape }, &[previous])?;
-                let softmax = self.one(&format!("{name}.softmax"), Softmax { axis: 1, log: false }, &[flat])?;
+                let softmax = self.one(&format!("{name}.softmax"), Softmax { axis: 1, log: false, flattens: false }, &[flat])?;
                 self.one(name, Reshape { shape: dims(output).to_vec() }, &[softmax])
             }
             Layer::Yolo(yolo) => {
@@ -272,13 +262,13 @@ impl Builder<'_> {
         flat: bool,
         previous: ValueId,
     ) -> Result<ValueId, ImportError> {
-        let shape = if flat {
-            vec![input.channels / (s * s), input.height, s, input.width, s]
-        } else {
-            vec![input.channels, output.height, s, output.width, s]
-        };
-        let split = self.one(&format!("{name}.blocks"), Reshape { shape }, &[previous])?;
-        let moved = self.one(&format!("{name}.moved"), Transpose { order: vec![2, 4, 0, 1, 3] }, &[split])?;
+        let op = SpaceDepth { block: s, to_depth: true, channels_first: false };
+        if !flat {
+            return self.one(name, op, &[previous]);
+        }
+        let shape = vec![1, input.channels / (s * s), input.height * s, input.width * s];
+        let spread = self.one(&format!("{name}.spread"), Reshape { shape }, &[previous])?;
+        let moved = self.one(&format!("{name}.moved"), op, &[spread])?;
         self.one(name, Reshape { shape: dims(output).to_vec() }, &[moved])
     }
 }
