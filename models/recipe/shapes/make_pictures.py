@@ -133,7 +133,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder for images/ and labels/")
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=23)
     parser.add_argument("--scene", type=Path, help="write the sample picture here")
     options = parser.parse_args()
     if options.scene:

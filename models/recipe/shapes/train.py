@@ -1,6 +1,6 @@
 """Trains the shapes detector and writes it as ONNX.
 
-    python train.py --out ../../shapes.onnx          # about ten minutes of one CPU core
+    python train.py --out ../../shapes.onnx          # ten minutes of one CPU core
 
 Needs torch, onnx, numpy, pillow. The network: 192x192 RGB input, a plain backbone of 3x3 convolutions with ReLU, a
 small feature pyramid, one anchor-free head per stride 8, 16, 32. The head gives distances to the four sides in cells
@@ -252,7 +252,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--held-out", type=int, default=400)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--minutes", type=float, default=9, help="time for training")
+    parser.add_argument("--minutes", type=float, default=9.5, help="time for training")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     torch.manual_seed(options.seed)

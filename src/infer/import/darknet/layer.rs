@@ -60,19 +60,47 @@ pub enum Layer {
     Convolution(Convolution),
     BatchNorm,
     /// Padding is resolved with the input's shape.
-    Pool { kind: PoolKind, size: usize, stride: [usize; 2], padding: usize },
+    Pool {
+        kind: PoolKind,
+        size: usize,
+        stride: [usize; 2],
+        padding: usize,
+    },
     GlobalAverage,
-    Upsample { stride: usize, scale: f32 },
+    Upsample {
+        stride: usize,
+        scale: f32,
+    },
     /// Concatenates block `group` of `groups` of the channels of each layer.
-    Route { layers: Vec<usize>, groups: usize, group: usize },
-    Shortcut { from: Vec<usize>, activation: Activation },
+    Route {
+        layers: Vec<usize>,
+        groups: usize,
+        group: usize,
+    },
+    Shortcut {
+        from: Vec<usize>,
+        activation: Activation,
+    },
     /// `from` × previous, which is broadcast over the picture, or over the channels with `per_pixel`.
-    ScaleChannels { from: usize, per_pixel: bool, activation: Activation },
-    Multiply { from: usize, activation: Activation },
+    ScaleChannels {
+        from: usize,
+        per_pixel: bool,
+        activation: Activation,
+    },
+    Multiply {
+        from: usize,
+        activation: Activation,
+    },
     /// Space to depth; `flat` is the older layer, which reads its input as if it had another shape.
-    Reorg { stride: usize, flat: bool },
+    Reorg {
+        stride: usize,
+        flat: bool,
+    },
     Activation(Activation),
-    Softmax { groups: usize, spatial: bool },
+    Softmax {
+        groups: usize,
+        spatial: bool,
+    },
     Yolo(Yolo),
     Identity,
 }
@@ -240,10 +268,7 @@ fn read_connected(at: Place<'_>) -> Result<Layer, Refusal> {
 
 fn read_pool(at: Place<'_>, kind: PoolKind) -> Result<Layer, Refusal> {
     let section = at.section;
-    at.refuse_flags(&[
-        ("maxpool_depth", "maximum over channels"),
-        ("antialiasing", "blur after the pool"),
-    ])?;
+    at.refuse_flags(&[("maxpool_depth", "maximum over channels"), ("antialiasing", "blur after the pool")])?;
     let stride = at.strides(1)?;
     let size = section.positive("size", section.positive("stride", 1)?)?;
     let padding = section.count("padding", size - 1)?;
@@ -329,7 +354,10 @@ fn read_layer(at: Place<'_>) -> Result<(&'static str, Layer), Refusal> {
             if stride < 0 {
                 return Err(at.unsupported(format!("stride={stride} (downsampling)")));
             }
-            ("upsample", Layer::Upsample { stride: section.positive("stride", 2)?, scale: section.float("scale", 1.0)? })
+            (
+                "upsample",
+                Layer::Upsample { stride: section.positive("stride", 2)?, scale: section.float("scale", 1.0)? },
+            )
         }
         "route" => ("route", read_route(at)?),
         "shortcut" => ("shortcut", read_shortcut(at)?),
@@ -444,12 +472,8 @@ impl Network {
     /// without (the original). `None` where the sum does not fit in memory arithmetic.
     pub fn floats(&self) -> Option<[usize; 2]> {
         let with = self.layers.iter().try_fold(0usize, |n, layer| n.checked_add(Self::floats_of(layer)?))?;
-        let biases: usize = self
-            .layers
-            .iter()
-            .filter(|l| matches!(l.layer, Layer::BatchNorm))
-            .map(|l| l.input.channels)
-            .sum();
+        let biases: usize =
+            self.layers.iter().filter(|l| matches!(l.layer, Layer::BatchNorm)).map(|l| l.input.channels).sum();
         Some([with, with - biases])
     }
 }
@@ -584,11 +608,8 @@ fn place(
         }
         Layer::ScaleChannels { from, per_pixel, .. } => {
             let shape = shape_of(*from)?;
-            let expected = if *per_pixel {
-                Shape { channels: 1, ..shape }
-            } else {
-                Shape { height: 1, width: 1, ..shape }
-            };
+            let expected =
+                if *per_pixel { Shape { channels: 1, ..shape } } else { Shape { height: 1, width: 1, ..shape } };
             if previous != expected {
                 return Err(at.malformed(format!(
                     "the scales have the shape {}, layer {from} with {} needs {}",
@@ -730,7 +751,14 @@ mod tests {
         assert_eq!(outputs(&text), layers.map(|l| l.1));
         let network = read(&text).unwrap();
         let floats: Vec<usize> = network.layers.iter().map(|l| Network::floats_of(l).unwrap()).collect();
-        let expected = [(0, 8 * 27 + 8), (4, 8 * 25 + 8), (5, 4 * 8 * 9 + 4), (15, 4 * 54), (16, 12 * 54 + 12), (18, 10 * 48 * 4 + 10)];
+        let expected = [
+            (0, 8 * 27 + 8),
+            (4, 8 * 25 + 8),
+            (5, 4 * 8 * 9 + 4),
+            (15, 4 * 54),
+            (16, 12 * 54 + 12),
+            (18, 10 * 48 * 4 + 10),
+        ];
         let mut all = vec![0; layers.len()];
         expected.iter().for_each(|&(i, n)| all[i] = n);
         assert_eq!(floats, all);
