@@ -1,4 +1,21 @@
 //! Stage 5: from the network's outputs to boxes.
+//!
+//! [`head::recognise`] finds out which kind of detection head a graph ends in. A [`head::Head`] turns outputs into
+//! candidates, on the CPU (the twin) or as shaders that append to a buffer. [`nms`] thins them out and maps them to
+//! pixels of the picture. [`Decoder`] puts the three together.
+
+pub mod candidates;
+pub mod decoder;
+pub mod head;
+pub mod heads;
+pub mod labels;
+pub mod nms;
+pub mod scan;
+
+pub use candidates::{CandidatesHeader, DetectionsHeader, GpuBinding, GpuDecode};
+pub use decoder::{DecodeOptions, Decoder};
+pub use head::{DecodeError, Head, OutputRef, Recognised, ScoreFilter, recognise};
+pub use labels::Labels;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -24,4 +41,7 @@ pub struct Detection {
     pub score: f32,
     /// Left, top, right, bottom in pixels of the original picture.
     pub bounds: [f32; 4],
+    /// Points of the object in pixels of the original picture, in the order of the network (YuNet: right eye, left eye,
+    /// nose tip, right and left corner of the mouth, as the person sees them). Empty where the network gives none.
+    pub landmarks: Vec<[f32; 2]>,
 }

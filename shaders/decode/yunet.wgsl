@@ -1,0 +1,48 @@
+// Candidates from one scale of YuNet (faces). Twin: src/decode/heads/yunet.rs.
+//
+// Cell (i, j) of stride s: score = sqrt(cls obj), cx = (i + b0) s, cy = (j + b1) s, w = e^b2 s, h = e^b3 s; class 0.
+// Bindings: 0 buffer of cls, 1 buffer of obj, 2 buffer of bbox, element (cell, k) at OFFSET + cell ROW_STRIDE +
+// k COLUMN_STRIDE of each; 3 candidates.
+// Tile: one thread per cell. Dispatch: ceil(CELLS / 64) workgroups, spread over x and y (ROW threads per y).
+
+alias S = f32;
+@group(0) @binding(0) var<storage, read> cls: array<S>;
+@group(0) @binding(1) var<storage, read> obj: array<S>;
+@group(0) @binding(2) var<storage, read> bbox: array<S>;
+@group(0) @binding(3) var<storage, read_write> candidates: Candidates;
+
+const ROW: u32 = 64u;
+const CELLS: u32 = 1u;
+const COLS: u32 = 1u;
+// Anchor number of the scale's first cell.
+const FIRST: u32 = 0u;
+const STRIDE_PX: f32 = 8.0;
+const CLS_OFFSET: u32 = 0u;
+const CLS_ROW_STRIDE: u32 = 1u;
+const OBJ_OFFSET: u32 = 0u;
+const OBJ_ROW_STRIDE: u32 = 1u;
+const BBOX_OFFSET: u32 = 0u;
+const BBOX_ROW_STRIDE: u32 = 4u;
+const BBOX_COLUMN_STRIDE: u32 = 1u;
+const k: u32 = 0u;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let cell = id.x + id.y * ROW;
+    if (cell >= CELLS) {
+        return;
+    }
+    let c = clamp(f32(cls[CLS_OFFSET + cell * CLS_ROW_STRIDE]), 0.0, 1.0);
+    let o = clamp(f32(obj[OBJ_OFFSET + cell * OBJ_ROW_STRIDE]), 0.0, 1.0);
+    let score = sqrt(c * o);
+    if (!(score >= candidates.score_threshold)) {
+        return;
+    }
+    let base = BBOX_OFFSET + cell * BBOX_ROW_STRIDE;
+    //unroll k 4
+    let b_k = f32(bbox[base + k * BBOX_COLUMN_STRIDE]);
+    //end
+    let cx = (f32(cell % COLS) + b_0) * STRIDE_PX;
+    let cy = (f32(cell / COLS) + b_1) * STRIDE_PX;
+    append(corners(cx, cy, side(b_2) * STRIDE_PX, side(b_3) * STRIDE_PX), score, 0u, FIRST + cell);
+}

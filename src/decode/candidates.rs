@@ -1,0 +1,154 @@
+//! The GPU buffers between a head's shaders, NMS and drawing: plain structs without any GPU types.
+//!
+//! Candidates buffer: [`CandidatesHeader`], then [`CANDIDATE_CAPACITY`] × [`RawDetection`]. The host writes the header
+//! before each frame. Detections buffer: [`DetectionsHeader`], then `max_detections` × [`RawDetection`].
+
+use bytemuck::{Pod, Zeroable};
+
+use super::RawDetection;
+use super::head::Head;
+use super::nms;
+use crate::infer::plan::View;
+use crate::letterbox::Letterbox;
+use crate::shader::{Precision, Variant};
+
+/// Most candidates that the NMS shader sorts. When a frame has more, the host decodes on the CPU instead.
+pub const CANDIDATE_CAPACITY: usize = 1024;
+
+/// Head of the candidates buffer. WGSL: `Candidates` in `shaders/common/candidates.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CandidatesHeader {
+    /// The shaders count up from 0.
+    pub count: u32,
+    pub capacity: u32,
+    pub score_threshold: f32,
+    pub iou_threshold: f32,
+    pub max_detections: u32,
+    pub reserved_0: u32,
+    pub picture_px: [u32; 2],
+    pub scale: [f32; 2],
+    pub offset_px: [f32; 2],
+    pub reserved_1: [u32; 4],
+}
+
+impl CandidatesHeader {
+    /// The header of a frame with that geometry; `max_detections` is capped at the capacity.
+    pub fn new(
+        letterbox: &Letterbox,
+        score_threshold: f32,
+        iou_threshold: f32,
+        max_detections: usize,
+    ) -> CandidatesHeader {
+        CandidatesHeader {
+            count: 0,
+            capacity: CANDIDATE_CAPACITY as u32,
+            score_threshold,
+            iou_threshold,
+            max_detections: max_detections.min(CANDIDATE_CAPACITY) as u32,
+            reserved_0: 0,
+            picture_px: letterbox.picture_px,
+            scale: letterbox.scale,
+            offset_px: letterbox.offset_px,
+            reserved_1: [0; 4],
+        }
+    }
+}
+
+/// Head of the detections buffer. WGSL: `Detections` in `shaders/decode/nms.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DetectionsHeader {
+    /// How many detections follow.
+    pub count: u32,
+    /// How many candidates passed the score threshold. More than [`CANDIDATE_CAPACITY`]: some were lost, and the host
+    /// must decode this frame on the CPU.
+    pub candidates: u32,
+    pub reserved: [u32; 14],
+}
+
+impl DetectionsHeader {
+    /// True when candidates did not fit and the detections are not to be trusted.
+    pub fn overflowed(&self) -> bool {
+        self.candidates as usize > CANDIDATE_CAPACITY
+    }
+}
+
+/// Bytes of the candidates buffer.
+pub const fn candidates_bytes() -> usize {
+    size_of::<CandidatesHeader>() + CANDIDATE_CAPACITY * size_of::<RawDetection>()
+}
+
+/// Bytes of the detections buffer.
+pub const fn detections_bytes(max_detections: usize) -> usize {
+    size_of::<DetectionsHeader>() + max_detections * size_of::<RawDetection>()
+}
+
+/// Splits the bytes of a detections buffer; `None` when they are too few for what the header says.
+pub fn read_detections(bytes: &[u8]) -> Option<(DetectionsHeader, Vec<RawDetection>)> {
+    let (head, rest) = bytes.split_at_checked(size_of::<DetectionsHeader>())?;
+    let header: DetectionsHeader = bytemuck::try_pod_read_unaligned(head).ok()?;
+    let items = rest.get(..(header.count as usize).checked_mul(size_of::<RawDetection>())?)?;
+    let items = items.chunks_exact(size_of::<RawDetection>()).map(bytemuck::pod_read_unaligned).collect();
+    Some((header, items))
+}
+
+/// A buffer that a decode dispatch binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GpuBinding {
+    /// The whole buffer of the network's output with that index.
+    Output(usize),
+    Candidates,
+    Detections,
+}
+
+/// All dispatches of decode and NMS on a GPU, in the order in which they run; binding i of a dispatch is element i.
+#[derive(Clone, Debug)]
+pub struct GpuDecode {
+    pub dispatches: Vec<(Variant, Vec<GpuBinding>)>,
+    pub candidates_bytes: usize,
+    pub detections_bytes: usize,
+}
+
+impl GpuDecode {
+    /// The dispatches for outputs that lie at `views` in buffers of that precision.
+    pub fn new(head: &dyn Head, views: &[View], precision: Precision, max_detections: usize) -> GpuDecode {
+        let max_detections = max_detections.clamp(1, CANDIDATE_CAPACITY);
+        let mut dispatches: Vec<(Variant, Vec<GpuBinding>)> = head
+            .variants(views, precision)
+            .into_iter()
+            .map(|(variant, outputs)| {
+                let bindings = outputs.into_iter().map(GpuBinding::Output).chain([GpuBinding::Candidates]).collect();
+                (variant, bindings)
+            })
+            .collect();
+        dispatches.push((nms::variant(max_detections), vec![GpuBinding::Candidates, GpuBinding::Detections]));
+        GpuDecode {
+            dispatches,
+            candidates_bytes: candidates_bytes(),
+            detections_bytes: detections_bytes(max_detections),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detections_are_read_back() {
+        let mut header = DetectionsHeader::zeroed();
+        header.count = 2;
+        header.candidates = 1025;
+        assert!(header.overflowed());
+        let mut one = RawDetection::zeroed();
+        one.score = 0.5;
+        let mut bytes = bytemuck::bytes_of(&header).to_vec();
+        bytes.extend_from_slice(bytemuck::bytes_of(&one));
+        assert!(read_detections(&bytes).is_none());
+        bytes.extend_from_slice(bytemuck::bytes_of(&one));
+        bytes.extend_from_slice(&[0; 32]);
+        assert_eq!(read_detections(&bytes), Some((header, vec![one, one])));
+        assert!(read_detections(&bytes[..10]).is_none());
+    }
+}

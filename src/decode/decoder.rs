@@ -1,0 +1,165 @@
+//! From outputs to detections: a recognised head with the thresholds, labels and options of one session.
+
+use super::candidates::{CANDIDATE_CAPACITY, CandidatesHeader, GpuDecode};
+use super::head::{DecodeError, Head, OutputRef, Recognised, ScoreFilter, recognise};
+use super::labels::Labels;
+use super::nms;
+use super::scan::box_in_picture;
+use super::{Detection, RawDetection};
+use crate::convert::Preprocess;
+use crate::infer::graph::Graph;
+use crate::infer::plan::View;
+use crate::letterbox::Letterbox;
+use crate::shader::Precision;
+
+/// What a user may override; `None` takes the default of the network's kind.
+#[derive(Clone, Debug, Default)]
+pub struct DecodeOptions {
+    /// Name of a head, as in [`super::head::REGISTRY`].
+    pub head: Option<String>,
+    pub score_threshold: Option<f32>,
+    pub iou_threshold: Option<f32>,
+    /// 300 by default.
+    pub max_detections: Option<usize>,
+    pub labels: Option<Labels>,
+    /// Only these classes, by name or number.
+    pub classes: Option<Vec<String>>,
+    /// Every class of an anchor that reaches the threshold, instead of the best one. CPU only.
+    pub multi_label: bool,
+}
+
+/// Decodes the outputs of one network.
+#[derive(Debug)]
+pub struct Decoder {
+    /// The kind of head, e.g. `yolox`.
+    pub name: &'static str,
+    pub preprocess: Preprocess,
+    pub score_threshold: f32,
+    pub iou_threshold: f32,
+    pub max_detections: usize,
+    pub labels: Labels,
+    pub multi_label: bool,
+    classes: Option<Vec<u32>>,
+    head: Box<dyn Head>,
+    output_shapes: Vec<Vec<usize>>,
+}
+
+const DEFAULT_MAX_DETECTIONS: usize = 300;
+
+impl Decoder {
+    /// Recognises the head of a graph as it was imported.
+    ///
+    /// # Errors
+    /// What [`recognise`] says, or that a class named in the options does not exist.
+    pub fn new(graph: &Graph, options: &DecodeOptions) -> Result<Decoder, DecodeError> {
+        Decoder::from_recognised(recognise(graph, options.head.as_deref())?, options)
+    }
+
+    /// See [`Decoder::new`].
+    ///
+    /// # Errors
+    /// When a class named in the options does not exist.
+    pub fn from_recognised(found: Recognised, options: &DecodeOptions) -> Result<Decoder, DecodeError> {
+        let labels = options.labels.clone().unwrap_or(found.labels);
+        let count = found.head.classes();
+        let classes = options.classes.as_ref().map(|names| {
+            names
+                .iter()
+                .map(|name| {
+                    labels.class(name).filter(|&c| (c as usize) < count).ok_or_else(|| {
+                        let known = (0..count.min(100) as u32).map(|c| labels.name(c)).collect::<Vec<_>>().join(", ");
+                        DecodeError::Labels(format!("the network has no class '{name}'; it has {known}"))
+                    })
+                })
+                .collect::<Result<Vec<u32>, DecodeError>>()
+        });
+        Ok(Decoder {
+            name: found.name,
+            preprocess: found.preprocess,
+            score_threshold: options.score_threshold.unwrap_or(found.score_threshold),
+            iou_threshold: options.iou_threshold.unwrap_or(found.iou_threshold),
+            max_detections: options.max_detections.unwrap_or(DEFAULT_MAX_DETECTIONS).max(1),
+            labels,
+            multi_label: options.multi_label,
+            classes: classes.transpose()?,
+            head: found.head,
+            output_shapes: found.output_shapes,
+        })
+    }
+
+    pub fn head(&self) -> &dyn Head {
+        &*self.head
+    }
+
+    /// Candidates in pixels of the network's input.
+    ///
+    /// # Errors
+    /// When the outputs are not those of the graph that was recognised.
+    pub fn candidates(&self, outputs: &[OutputRef<'_>]) -> Result<Vec<RawDetection>, DecodeError> {
+        for (index, expected) in self.output_shapes.iter().enumerate() {
+            let found = match outputs.get(index) {
+                Some(o) if o.view.shape == *expected && o.view.end() <= o.values.len() => continue,
+                Some(o) => format!("{:?} in {} elements", o.view.shape, o.values.len()),
+                None => "missing".to_string(),
+            };
+            return Err(DecodeError::Output { index, expected: expected.clone(), found });
+        }
+        let mut candidates = Vec::new();
+        let filter = ScoreFilter { threshold: self.score_threshold, multi_label: self.multi_label };
+        self.head.decode_twin(outputs, filter, &mut candidates);
+        if let Some(classes) = &self.classes {
+            candidates.retain(|c| classes.contains(&c.class));
+        }
+        Ok(candidates)
+    }
+
+    /// The CPU path: head, NMS and the way back to the picture. Boxes in pixels of the picture, best first.
+    ///
+    /// # Errors
+    /// As [`Decoder::candidates`].
+    pub fn decode(&self, outputs: &[OutputRef<'_>], letterbox: &Letterbox) -> Result<Vec<RawDetection>, DecodeError> {
+        let mut kept = nms::run(self.candidates(outputs)?, self.iou_threshold, self.max_detections);
+        for d in &mut kept {
+            d.bounds = box_in_picture(d.bounds, letterbox);
+        }
+        Ok(kept)
+    }
+
+    /// Names detections, on whichever backend they were found, and adds landmarks if the outputs are given. Drops
+    /// classes that were not asked for (a GPU finds them all).
+    pub fn detections(
+        &self,
+        found: &[RawDetection],
+        letterbox: &Letterbox,
+        outputs: Option<&[OutputRef<'_>]>,
+    ) -> Vec<Detection> {
+        found
+            .iter()
+            .filter(|d| self.classes.as_ref().is_none_or(|c| c.contains(&d.class)))
+            .map(|d| Detection {
+                class: d.class,
+                label: self.labels.name(d.class),
+                score: d.score,
+                bounds: d.bounds,
+                landmarks: outputs
+                    .map(|o| self.head.landmarks(o, d.anchor))
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|p| letterbox.pixel_from_model(p))
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (several classes per anchor, more
+    /// detections than the shader sorts).
+    pub fn gpu(&self, views: &[View], precision: Precision) -> Option<GpuDecode> {
+        (!self.multi_label && self.max_detections <= CANDIDATE_CAPACITY)
+            .then(|| GpuDecode::new(&*self.head, views, precision, self.max_detections))
+    }
+
+    /// The head of the candidates buffer for a frame.
+    pub fn candidates_header(&self, letterbox: &Letterbox) -> CandidatesHeader {
+        CandidatesHeader::new(letterbox, self.score_threshold, self.iou_threshold, self.max_detections)
+    }
+}

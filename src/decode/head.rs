@@ -1,0 +1,320 @@
+//! What a detection head is, and how a graph tells which one it ends in.
+
+use std::fmt::Debug;
+
+use super::RawDetection;
+use super::heads;
+use super::labels::Labels;
+use crate::convert::{ChannelOrder, Preprocess};
+use crate::infer::graph::{Graph, ValueId};
+use crate::infer::plan::View;
+use crate::letterbox::Fit;
+use crate::shader::{Precision, Variant};
+
+/// Why outputs cannot be turned into boxes.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum DecodeError {
+    #[error(
+        "no detection head fits the outputs {outputs}; name one with --head {known}, or use `eyas run` for raw outputs"
+    )]
+    NoHead { outputs: String, known: String },
+    #[error("several detection heads fit the outputs {outputs}: say which one with --head {candidates}")]
+    Ambiguous { outputs: String, candidates: String },
+    #[error("there is no detection head called '{name}'; known are {known}")]
+    UnknownHead { name: String, known: String },
+    #[error("the head '{head}' does not fit this network: {reason}")]
+    Misfit { head: String, reason: String },
+    #[error("input '{input}' of shape {shape:?} is no picture: a detector needs [1, 1 or 3, height, width]")]
+    Input { input: String, shape: Vec<usize> },
+    #[error("output {index} of the network should have shape {expected:?}, but is {found}")]
+    Output { index: usize, expected: Vec<usize>, found: String },
+    #[error("{0}")]
+    Labels(String),
+}
+
+/// One output of the network in host memory.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputRef<'a> {
+    /// The whole buffer that the view is a window of.
+    pub values: &'a [f32],
+    /// Where the output lies; axes in the file's order.
+    pub view: &'a View,
+}
+
+/// Which candidates count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScoreFilter {
+    /// Candidates with a lower score are dropped.
+    pub threshold: f32,
+    /// Every class of an anchor that reaches the threshold becomes a candidate, instead of its best class only.
+    pub multi_label: bool,
+}
+
+/// A detection head with everything fixed but the outputs' values.
+pub trait Head: Debug + Send + Sync {
+    /// Stem of the shader and of the twin's file.
+    fn stem(&self) -> &'static str;
+
+    fn classes(&self) -> usize;
+
+    /// Number of places that can each hold an object.
+    fn anchors(&self) -> usize;
+
+    /// The reference: appends the candidates, boxes in pixels of the network's input. `outputs` are all outputs of the
+    /// network in the order of the file.
+    fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>);
+
+    /// The shaders that append the same candidates (best class of each anchor only) to a buffer, each with the indices
+    /// of the outputs it binds, in order; the candidates buffer is bound after them. `views` are those of all outputs.
+    fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)>;
+
+    /// Points of the object at an anchor, in pixels of the network's input.
+    fn landmarks(&self, _outputs: &[OutputRef<'_>], _anchor: u32) -> Vec<[f32; 2]> {
+        Vec::new()
+    }
+
+    /// Outputs that [`Head::landmarks`] reads; empty where there are none.
+    fn landmark_outputs(&self) -> Vec<usize> {
+        Vec::new()
+    }
+}
+
+/// What [`recognise`] found: a head and the defaults of the networks that have it.
+#[derive(Debug)]
+pub struct Recognised {
+    pub name: &'static str,
+    pub head: Box<dyn Head>,
+    pub preprocess: Preprocess,
+    pub score_threshold: f32,
+    pub iou_threshold: f32,
+    pub labels: Labels,
+    /// Shapes of the graph's outputs, which the head relies on.
+    pub output_shapes: Vec<Vec<usize>>,
+}
+
+/// What a head kind's `fit` returns.
+#[derive(Debug)]
+pub struct Fitted {
+    pub head: Box<dyn Head>,
+    pub fit: Fit,
+    pub order: ChannelOrder,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+    pub score_threshold: f32,
+    pub iou_threshold: f32,
+    /// Class names that go with this kind of network when the file has none.
+    pub labels: Labels,
+}
+
+/// A line of the registry.
+pub struct HeadKind {
+    /// As in `--head NAME`.
+    pub name: &'static str,
+    /// Whether the network described by the signature ends in this head; if not, why.
+    pub fit: fn(&Signature<'_>) -> Result<Fitted, String>,
+}
+
+/// Every kind of head. `recognise` tries them all; more than one that fits is an error.
+pub const REGISTRY: &[HeadKind] = &[
+    HeadKind { name: "yolox", fit: heads::grid_anchor_free::fit_yolox },
+    HeadKind { name: "yolo_v8", fit: heads::yolo_v8::fit_v8 },
+    HeadKind { name: "yolo_v6", fit: heads::yolo_v8::fit_v6 },
+    HeadKind { name: "yolo_v5", fit: heads::yolo_v8::fit_v5 },
+    HeadKind { name: "nanodet", fit: heads::gfl::fit_nanodet },
+    HeadKind { name: "nanodet_plus", fit: heads::gfl::fit_nanodet_plus },
+    HeadKind { name: "picodet", fit: heads::gfl::fit_picodet },
+    HeadKind { name: "fastestdet", fit: heads::fastestdet::fit },
+    HeadKind { name: "yunet", fit: heads::yunet::fit },
+    HeadKind { name: "ultraface", fit: heads::ssd::fit_ultraface },
+    HeadKind { name: "darknet", fit: heads::yolo_anchors::fit },
+];
+
+/// What heads look at to tell whether a network is theirs.
+#[derive(Debug)]
+pub struct Signature<'a> {
+    pub graph: &'a Graph,
+    /// Width and height of the network's input.
+    pub width: usize,
+    pub height: usize,
+    pub channels: usize,
+    /// Name and shape of each output.
+    pub outputs: Vec<(&'a str, &'a [usize])>,
+    /// The user named this head: what only serves to tell it from others of the same shape is not checked.
+    pub named: bool,
+}
+
+impl<'a> Signature<'a> {
+    fn new(graph: &'a Graph, named: bool) -> Result<Signature<'a>, DecodeError> {
+        let input = graph.inputs.first().map(|&i| graph.value(i));
+        let (name, shape) = input.map_or(("(none)", &[][..]), |v| (v.name.as_str(), &v.fact.shape[..]));
+        match *shape {
+            [1, channels @ (1 | 3), height, width] if height > 0 && width > 0 => Ok(Signature {
+                graph,
+                width,
+                height,
+                channels,
+                outputs: graph
+                    .outputs
+                    .iter()
+                    .map(|&o| (graph.value(o).name.as_str(), &graph.fact(o).shape[..]))
+                    .collect(),
+                named,
+            }),
+            _ => Err(DecodeError::Input { input: name.to_string(), shape: shape.to_vec() }),
+        }
+    }
+
+    /// The shape of the only output, if it has that rank.
+    pub fn single(&self, rank: usize) -> Result<&'a [usize], String> {
+        match self.outputs[..] {
+            [(_, shape)] if shape.len() == rank && shape[0] == 1 => Ok(shape),
+            _ => Err(format!("it needs one output of rank {rank}, but there are {}", self.describe())),
+        }
+    }
+
+    /// Index of the output with that name.
+    pub fn output(&self, name: &str) -> Option<usize> {
+        self.outputs.iter().position(|(n, _)| *n == name)
+    }
+
+    /// The outputs as text.
+    pub fn describe(&self) -> String {
+        let all: Vec<String> = self.outputs.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        if all.is_empty() { "(none)".to_string() } else { all.join(", ") }
+    }
+
+    /// A value of the file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.graph.metadata.get(key).map(String::as_str)
+    }
+
+    /// Names of the operators that compute the parts of an output, in the order in which they are concatenated: what
+    /// is found by walking back through concatenations and operators that only move elements.
+    pub fn origins(&self, output: usize) -> Vec<&'static str> {
+        let producers = self.graph.producers();
+        let mut found = Vec::new();
+        let mut pending: Vec<ValueId> = vec![self.graph.outputs[output]];
+        while let Some(value) = pending.pop() {
+            let Some(node) = producers[value.0].map(|n| &self.graph.nodes[n]) else { continue };
+            match node.op.name() {
+                "Concat" => pending.extend(node.inputs.iter().rev().flatten()),
+                // Darknet's name for it.
+                _ if node.op.is_view() => pending.extend(node.inputs.first().copied().flatten()),
+                name => found.push(name),
+            }
+        }
+        found
+    }
+}
+
+/// Cells of one scale of an anchor-free grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GridScale {
+    pub stride_px: usize,
+    pub cols: usize,
+    pub rows: usize,
+    /// Index of its first cell among those of all scales.
+    pub first: usize,
+}
+
+impl GridScale {
+    pub fn cells(&self) -> usize {
+        self.cols * self.rows
+    }
+}
+
+/// The grids of a `width` × `height` input at these strides, one after the other.
+pub fn grids(width: usize, height: usize, strides_px: &[usize]) -> Vec<GridScale> {
+    let mut first = 0;
+    strides_px
+        .iter()
+        .map(|&stride_px| {
+            let scale =
+                GridScale { stride_px, cols: width.div_ceil(stride_px), rows: height.div_ceil(stride_px), first };
+            first += scale.cells();
+            scale
+        })
+        .collect()
+}
+
+/// Number of cells of all scales.
+pub fn cell_count(scales: &[GridScale]) -> usize {
+    scales.iter().map(GridScale::cells).sum()
+}
+
+/// Body of a WGSL function that maps an anchor to (column, row, stride) over these scales, on one line.
+pub fn cell_of_wgsl(scales: &[GridScale]) -> String {
+    let mut text = String::from("fn cell_of(anchor: u32) -> vec3<u32> {");
+    for (i, s) in scales.iter().enumerate() {
+        let cell = format!(
+            "let a{i} = anchor - {}u; return vec3<u32>(a{i} % {}u, a{i} / {}u, {}u);",
+            s.first, s.cols, s.cols, s.stride_px
+        );
+        if i + 1 < scales.len() {
+            text.push_str(&format!(" if (anchor < {}u) {{ {cell} }}", s.first + s.cells()));
+        } else {
+            text.push_str(&format!(" {cell}"));
+        }
+    }
+    text.push_str(" }");
+    text
+}
+
+/// Threads of a decode workgroup.
+pub const WORKGROUP: usize = 64;
+
+/// Workgroups for one thread per anchor, and the threads of one row of workgroups (`ROW` in the shaders).
+pub fn spread(anchors: usize) -> ([u32; 3], usize) {
+    let groups = anchors.div_ceil(WORKGROUP).max(1);
+    let x = groups.min(65535);
+    ([x as u32, groups.div_ceil(x) as u32, 1], x * WORKGROUP)
+}
+
+/// Finds out which head a graph ends in; `name` overrides it. Wants the graph as imported, before passes rewrite it.
+///
+/// # Errors
+/// When the input is no picture, or when no head or more than one fits: the message names them.
+pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, DecodeError> {
+    let signature = Signature::new(graph, name.is_some())?;
+    let known = || REGISTRY.iter().map(|k| k.name).collect::<Vec<_>>().join("|");
+    let (kind, fitted) = match name {
+        Some(name) => {
+            let Some(kind) = REGISTRY.iter().find(|k| k.name == name) else {
+                return Err(DecodeError::UnknownHead { name: name.to_string(), known: known() });
+            };
+            let fitted =
+                (kind.fit)(&signature).map_err(|reason| DecodeError::Misfit { head: name.to_string(), reason })?;
+            (kind, fitted)
+        }
+        None => {
+            let mut fits: Vec<(&HeadKind, Fitted)> =
+                REGISTRY.iter().filter_map(|k| (k.fit)(&signature).ok().map(|f| (k, f))).collect();
+            if fits.len() > 1 {
+                let candidates = fits.iter().map(|(k, _)| k.name).collect::<Vec<_>>().join("|");
+                return Err(DecodeError::Ambiguous { outputs: signature.describe(), candidates });
+            }
+            fits.pop().ok_or_else(|| DecodeError::NoHead { outputs: signature.describe(), known: known() })?
+        }
+    };
+    let labels = match signature.metadata("names") {
+        Some(text) => Labels::from_metadata(text)?,
+        None => fitted.labels,
+    };
+    let order = if signature.channels == 1 { ChannelOrder::Gray } else { fitted.order };
+    Ok(Recognised {
+        name: kind.name,
+        head: fitted.head,
+        preprocess: Preprocess {
+            width_px: signature.width as u32,
+            height_px: signature.height as u32,
+            fit: fitted.fit,
+            order,
+            mean: fitted.mean,
+            std: fitted.std,
+        },
+        score_threshold: fitted.score_threshold,
+        iou_threshold: fitted.iou_threshold,
+        labels,
+        output_shapes: signature.outputs.iter().map(|(_, s)| s.to_vec()).collect(),
+    })
+}

@@ -1,0 +1,27 @@
+//! One file per head family; each has a shader of the same stem in `shaders/decode`.
+
+pub mod fastestdet;
+pub mod gfl;
+pub mod grid_anchor_free;
+pub mod ssd;
+pub mod yolo_anchors;
+pub mod yolo_v8;
+pub mod yunet;
+
+use crate::shader::{Precision, VariantBuilder};
+
+/// Levels 0 to 255 as they are.
+pub(super) const LEVELS: ([f32; 3], [f32; 3]) = ([0.0; 3], [1.0; 3]);
+/// Levels divided by 255.
+pub(super) const UNIT: ([f32; 3], [f32; 3]) = ([0.0; 3], [255.0; 3]);
+
+/// A decode shader with the shared declarations, `ROW` for its spread, and that storage precision.
+fn builder(stem: &'static str, source: &str, row: usize, precision: Precision) -> VariantBuilder {
+    VariantBuilder::new(stem, source)
+        .u32("ROW", row)
+        .include(include_str!("../../../shaders/common/candidates.wgsl"))
+        .precision(precision)
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

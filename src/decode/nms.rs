@@ -1,0 +1,196 @@
+//! Class-aware greedy non-maximum suppression, and the way back to the picture. Twin of `shaders/decode/nms.wgsl`.
+//!
+//! Candidates are sorted by score (largest first; ties: smaller class, then smaller anchor). From the best on, each
+//! one that is still alive is kept and kills the later ones of its class whose overlap with it is larger than the
+//! threshold. Overlap is intersection over union, written without a division: `inter > threshold · union`.
+//!
+//! The same f32 operations run in the same order here and in the shader. A GPU compiler may still contract
+//! `area + area − w·h` into a fused multiply-add, or divide with 2.5 ulp error; a pair that lies within rounding of
+//! the threshold can then fall on the other side, and mapped boxes can differ in the last bit.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::RawDetection;
+use super::candidates::CandidatesHeader;
+use crate::shader::{Variant, VariantBuilder};
+
+const STEM: &str = "nms";
+const SHADER: &str = include_str!("../../shaders/decode/nms.wgsl");
+
+/// The shader; `max_detections` is what the detections buffer has room for. Bindings: candidates, detections.
+pub fn variant(max_detections: usize) -> Variant {
+    VariantBuilder::new(STEM, SHADER)
+        .u32("ROOM", max_detections)
+        .include(include_str!("../../shaders/common/candidates.wgsl"))
+        .build([1, 1, 1])
+}
+
+/// The order in which candidates are looked at: score descending, then class, then anchor ascending.
+pub fn order(a: &RawDetection, b: &RawDetection) -> Ordering {
+    // Scores are not negative, and for those the bits order as the numbers do.
+    b.score.to_bits().cmp(&a.score.to_bits()).then(a.class.cmp(&b.class)).then(a.anchor.cmp(&b.anchor))
+}
+
+fn area(b: &[f32; 4]) -> f32 {
+    (b[2] - b[0]) * (b[3] - b[1])
+}
+
+/// True when `b` overlaps `a` by more than the threshold.
+fn suppresses(a: &[f32; 4], b: &[f32; 4], iou_threshold: f32) -> bool {
+    let w = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
+    let h = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
+    let inter = w * h;
+    let union = area(a) + area(b) - inter;
+    inter > iou_threshold * union
+}
+
+/// A coordinate of the network's input in the picture, clipped to it.
+fn pixel_from_model(x: f32, offset: f32, scale: f32, limit: u32) -> f32 {
+    ((x - offset) / scale).max(0.0).min(limit as f32)
+}
+
+/// The shader's algorithm in safe Rust: candidates in model pixels in, detections in picture pixels out, best first.
+/// Quadratic; the shader never sees more than [`super::candidates::CANDIDATE_CAPACITY`].
+pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDetection> {
+    let mut sorted = candidates.to_vec();
+    sorted.sort_by(order);
+    let mut alive = vec![true; sorted.len()];
+    let mut kept = Vec::new();
+    for i in 0..sorted.len() {
+        if kept.len() >= header.max_detections as usize {
+            break;
+        }
+        if !alive[i] {
+            continue;
+        }
+        kept.push(sorted[i]);
+        for p in i + 1..sorted.len() {
+            if alive[p]
+                && sorted[p].class == sorted[i].class
+                && suppresses(&sorted[i].bounds, &sorted[p].bounds, header.iou_threshold)
+            {
+                alive[p] = false;
+            }
+        }
+    }
+    for d in &mut kept {
+        d.bounds = [0, 1, 2, 3].map(|k| {
+            let axis = k % 2;
+            pixel_from_model(d.bounds[k], header.offset_px[axis], header.scale[axis], header.picture_px[axis])
+        });
+    }
+    kept
+}
+
+/// Keeps at most `max` of the candidates, best first, in model pixels: the same as [`twin`] before its mapping, for
+/// any number of candidates. Each candidate is only compared with those kept of its own class.
+pub fn run(mut candidates: Vec<RawDetection>, iou_threshold: f32, max: usize) -> Vec<RawDetection> {
+    candidates.sort_unstable_by(order);
+    let mut kept: Vec<RawDetection> = Vec::new();
+    let mut of_class: BTreeMap<u32, Vec<[f32; 4]>> = BTreeMap::new();
+    for candidate in candidates {
+        if kept.len() >= max {
+            break;
+        }
+        let rivals = of_class.entry(candidate.class).or_default();
+        if !rivals.iter().any(|k| suppresses(k, &candidate.bounds, iou_threshold)) {
+            rivals.push(candidate.bounds);
+            kept.push(candidate);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::scan::box_in_picture;
+    use crate::letterbox::{Fit, Letterbox};
+
+    /// Boxes on a coarse raster with coarse scores: many overlaps, many ties.
+    pub(crate) fn crowd(n: usize, seed: u32) -> Vec<RawDetection> {
+        let mut state = seed;
+        let mut next = |range: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 10) % range
+        };
+        (0..n)
+            .map(|anchor| {
+                let (x, y) = (next(300) as f32 - 20.0, next(200) as f32 - 20.0);
+                let (w, h) = (4.0 + next(90) as f32 * 1.37, 4.0 + next(90) as f32 * 0.77);
+                RawDetection {
+                    bounds: [x, y, x + w, y + h],
+                    score: next(40) as f32 / 40.0,
+                    class: next(3),
+                    anchor: anchor as u32,
+                    reserved: 0,
+                }
+            })
+            .collect()
+    }
+
+    /// Textbook form in f64: repeatedly take the best of what is left and throw out its rivals.
+    fn naive(candidates: &[RawDetection], threshold: f64, max: usize) -> Vec<u32> {
+        let mut left: Vec<&RawDetection> = candidates.iter().collect();
+        let mut kept = Vec::new();
+        while !left.is_empty() && kept.len() < max {
+            let best = *left
+                .iter()
+                .min_by(|a, b| {
+                    b.score.partial_cmp(&a.score).unwrap().then(a.class.cmp(&b.class)).then(a.anchor.cmp(&b.anchor))
+                })
+                .unwrap();
+            kept.push(best.anchor);
+            let iou = |a: &[f32; 4], b: &[f32; 4]| {
+                let f = |v: f32| f64::from(v);
+                let w = (f(a[2]).min(f(b[2])) - f(a[0]).max(f(b[0]))).max(0.0);
+                let h = (f(a[3]).min(f(b[3])) - f(a[1]).max(f(b[1]))).max(0.0);
+                let area = |b: &[f32; 4]| (f(b[2]) - f(b[0])) * (f(b[3]) - f(b[1]));
+                w * h / (area(a) + area(b) - w * h)
+            };
+            left.retain(|c| {
+                c.anchor != best.anchor && (c.class != best.class || iou(&best.bounds, &c.bounds) <= threshold)
+            });
+        }
+        kept
+    }
+
+    #[test]
+    fn all_forms_agree_with_the_textbook() {
+        let letterbox = Letterbox::new(Fit::LetterboxCentre { pad: 114 }, [500, 300], [320, 320]);
+        for (n, max, threshold) in [(0, 10, 0.45), (1, 10, 0.45), (7, 3, 0.5), (300, 300, 0.451), (1024, 100, 0.7)] {
+            let candidates = crowd(n, 5 + n as u32);
+            let expected = naive(&candidates, f64::from(threshold), max);
+            let header = CandidatesHeader::new(&letterbox, 0.0, threshold, max);
+            let fast = run(candidates.clone(), threshold, max);
+            assert_eq!(fast.iter().map(|d| d.anchor).collect::<Vec<_>>(), expected, "{n}");
+            let slow = twin(&header, &candidates);
+            assert_eq!(slow.len(), fast.len());
+            for (s, f) in slow.iter().zip(&fast) {
+                assert_eq!((s.anchor, s.score, s.class), (f.anchor, f.score, f.class));
+                assert_eq!(s.bounds, box_in_picture(f.bounds, &letterbox));
+                assert!(s.bounds[0] >= 0.0 && s.bounds[2] <= 500.0 && s.bounds[3] <= 300.0);
+            }
+        }
+    }
+
+    #[test]
+    fn touching_and_empty_boxes_survive() {
+        let one = |bounds, score, anchor| RawDetection { bounds, score, class: 0, anchor, reserved: 0 };
+        let candidates = vec![
+            one([0.0, 0.0, 10.0, 10.0], 0.9, 0),
+            one([10.0, 0.0, 20.0, 10.0], 0.8, 1),
+            one([5.0, 5.0, 5.0, 5.0], 0.7, 2),
+            one([0.0, 0.0, 10.0, 10.0], 0.9, 3),
+        ];
+        let kept: Vec<u32> = run(candidates, 0.45, 10).iter().map(|d| d.anchor).collect();
+        assert_eq!(kept, [0, 1, 2]);
+    }
+
+    #[test]
+    fn threshold_of_one_keeps_all() {
+        let candidates = crowd(200, 1);
+        assert_eq!(run(candidates, 1.0, 1000).len(), 200);
+    }
+}
