@@ -112,7 +112,7 @@ mod tests {
     use crate::draw::palette::{class_colour, ink_colour, outline_colour};
 
     fn found(bounds: [f32; 4]) -> Detection {
-        Detection { class: 2, label: "car".into(), score: 0.876, bounds }
+        Detection { class: 2, label: "car".into(), score: 0.876, bounds, landmarks: Vec::new() }
     }
 
     /// The smallest rectangle around all those of a colour.

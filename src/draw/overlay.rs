@@ -188,7 +188,13 @@ mod tests {
     fn annotates_every_format_and_the_smallest_pictures() {
         for format in [PixelFormat::Rgb8, PixelFormat::Rgba8, PixelFormat::Bgra8, PixelFormat::Gray8] {
             for [width, height] in [[1, 1], [3, 3], [1, 90], [200, 2], [64, 64]] {
-                let d = Detection { class: 1, label: "cat".into(), score: 0.5, bounds: [0.0, 0.0, 200.0, 200.0] };
+                let d = Detection {
+                    class: 1,
+                    label: "cat".into(),
+                    score: 0.5,
+                    bounds: [0.0, 0.0, 200.0, 200.0],
+                    landmarks: Vec::new(),
+                };
                 let out = annotate(&grey(width, height, format), &[d], &Style::default());
                 assert_eq!((out.width, out.height, out.format), (width, height, PixelFormat::Rgb8));
                 assert_eq!(out.bytes.len(), (width * height * 3) as usize);
@@ -205,7 +211,13 @@ mod tests {
             .map(|i| {
                 let (x, y) = ((i * 37 % 300) as f32 - 20.0, (i * 91 % 220) as f32 - 20.0);
                 let bounds = [x, y, x + (i % 50) as f32, y + (i % 31) as f32];
-                Detection { class: i % 80, label: format!("c{}", i % 80), score: i as f32 / 1e4, bounds }
+                Detection {
+                    class: i % 80,
+                    label: format!("c{}", i % 80),
+                    score: i as f32 / 1e4,
+                    bounds,
+                    landmarks: Vec::new(),
+                }
             })
             .collect();
         let out = annotate(&grey(320, 240, PixelFormat::Rgb8), &detections, &Style::default());

@@ -1,0 +1,109 @@
+//! One small head of each family, with views of its outputs, for the tests of the decode shaders.
+
+use eyas::decode::Head;
+use eyas::decode::head::grids;
+use eyas::decode::heads::fastestdet::FastestDet;
+use eyas::decode::heads::gfl::{Gfl, GflScale};
+use eyas::decode::heads::grid_anchor_free::GridAnchorFree;
+use eyas::decode::heads::ssd::{PriorScale, Ssd};
+use eyas::decode::heads::yolo_anchors::{AnchorMap, YoloAnchors};
+use eyas::decode::heads::yolo_v8::YoloV8;
+use eyas::decode::heads::yunet::{YuNet, YuNetScale};
+use eyas::infer::plan::{BufferId, View};
+
+pub struct Case {
+    pub name: String,
+    pub head: Box<dyn Head>,
+    /// Views of the outputs, each in a buffer of its own.
+    pub views: Vec<View>,
+}
+
+/// The layouts in which a planner may leave an output: row-major, and the middle axis fastest with padding and an
+/// offset.
+fn views(shapes: &[Vec<usize>], channels_last: bool) -> Vec<View> {
+    shapes
+        .iter()
+        .map(|s| {
+            if !channels_last {
+                return View::row_major(BufferId(0), s);
+            }
+            let mut view = View::channels_last(BufferId(0), s, 4);
+            view.offset = 8;
+            view
+        })
+        .collect()
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for channels_last in [false, true] {
+        let mut add = |name: &str, head: Box<dyn Head>, shapes: &[Vec<usize>]| {
+            let name = format!("{name}{}", if channels_last { " channels last" } else { "" });
+            cases.push(Case { name, head, views: views(shapes, channels_last) });
+        };
+        let scales = grids(96, 64, &[8, 16, 32]);
+        let cells: usize = scales.iter().map(|s| s.cells()).sum();
+        add("yolox", Box::new(GridAnchorFree { classes: 13, scales: scales.clone() }), &[vec![1, cells, 18]]);
+        for (objectness, anchors_last, classes) in [(false, true, 7), (true, false, 1)] {
+            let columns = 4 + usize::from(objectness) + classes;
+            let shape = if anchors_last { vec![1, columns, cells] } else { vec![1, cells, columns] };
+            let head = YoloV8 { classes, anchors: cells, objectness, anchors_last };
+            add(&format!("yolo_v8 {classes}"), Box::new(head), &[shape]);
+        }
+        let gfl = scales.iter().enumerate().map(|(n, &grid)| GflScale {
+            grid,
+            classes_at: (n, 0, 0),
+            boxes_at: (3 + n, 0, 0),
+        });
+        let shapes: Vec<Vec<usize>> =
+            [5, 32].iter().flat_map(|&c| scales.iter().map(move |s| vec![1, s.cells(), c])).collect();
+        add("nanodet", Box::new(Gfl { classes: 5, bins: 8, point: 0.5, scales: gfl.collect() }), &shapes);
+        let plus =
+            scales.iter().map(|&grid| GflScale { grid, classes_at: (0, grid.first, 0), boxes_at: (0, grid.first, 3) });
+        add(
+            "nanodet_plus",
+            Box::new(Gfl { classes: 3, bins: 8, point: 0.0, scales: plus.collect() }),
+            &[vec![1, cells, 35]],
+        );
+        let fastest = FastestDet { classes: 6, cols: 7, rows: 5, input_px: [112, 80] };
+        add("fastestdet", Box::new(fastest), &[vec![1, 11, 5, 7]]);
+        let yunet = scales.iter().enumerate().map(|(n, &grid)| YuNetScale {
+            grid,
+            cls: n,
+            obj: 3 + n,
+            bbox: 6 + n,
+            kps: 9 + n,
+        });
+        let shapes: Vec<Vec<usize>> =
+            [1, 1, 4, 10].iter().flat_map(|&c| scales.iter().map(move |s| vec![1, s.cells(), c])).collect();
+        add("yunet", Box::new(YuNet { scales: yunet.collect() }), &shapes);
+        for decoded in [true, false] {
+            let mut first = 0;
+            let mut priors = Vec::new();
+            for (&grid, sides_px) in scales.iter().zip([vec![10.0, 16.0, 24.0], vec![32.0, 48.0], vec![64.0]]) {
+                let count = grid.cells() * sides_px.len();
+                priors.push(PriorScale { grid, first, sides_px });
+                first += count;
+            }
+            let ssd = Ssd { scores: 0, boxes: 1, classes: 2, anchors: first, decoded, priors, input_px: [96, 64] };
+            let name = if decoded { "ssd decoded" } else { "ssd" };
+            add(name, Box::new(ssd), &[vec![1, first, 3], vec![1, first, 4]]);
+        }
+        for new_coords in [false, true] {
+            let map = |output, cols, rows, first| AnchorMap {
+                output,
+                cols,
+                rows,
+                anchors_px: vec![[12.0, 18.5], [37.0, 49.0], [52.0, 30.0]],
+                scale_x_y: 1.05,
+                new_coords,
+                first,
+            };
+            let maps = vec![map(0, 3, 2, 0), map(1, 6, 4, 18)];
+            let head = YoloAnchors { classes: 9, maps, input_px: [96, 64] };
+            let name = if new_coords { "darknet new_coords" } else { "darknet" };
+            add(name, Box::new(head), &[vec![1, 42, 2, 3], vec![1, 42, 4, 6]]);
+        }
+    }
+    cases
+}

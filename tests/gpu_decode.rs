@@ -1,0 +1,191 @@
+//! The decode shaders and NMS against their twins, on whatever Vulkan adapter there is.
+#![cfg(feature = "gpu")]
+
+mod decode_heads;
+
+use decode_heads::Case;
+use eyas::decode::candidates::{CANDIDATE_CAPACITY, candidates_bytes, detections_bytes, read_detections};
+use eyas::decode::{
+    CandidatesHeader, DetectionsHeader, GpuBinding, GpuDecode, OutputRef, RawDetection, ScoreFilter, nms,
+};
+use eyas::gpu::{Gpu, test_gpu};
+use eyas::letterbox::{Fit, Letterbox};
+use eyas::shader::Precision;
+
+/// Repeatable numbers.
+struct Noise(u32);
+
+impl Noise {
+    fn below(&mut self, range: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 10) % range
+    }
+    fn unit(&mut self) -> f32 {
+        self.below(1 << 20) as f32 / (1 << 20) as f32
+    }
+}
+
+fn run_nms(
+    gpu: &Gpu,
+    header: &CandidatesHeader,
+    candidates: &[RawDetection],
+    room: usize,
+) -> (DetectionsHeader, Vec<RawDetection>) {
+    let mut bytes = vec![0u8; candidates_bytes()];
+    let mut header = *header;
+    header.count = candidates.len() as u32;
+    bytes[..64].copy_from_slice(bytemuck::bytes_of(&header));
+    let items: &[u8] = bytemuck::cast_slice(&candidates[..candidates.len().min(CANDIDATE_CAPACITY)]);
+    bytes[64..64 + items.len()].copy_from_slice(items);
+    let source = gpu.upload("candidates", &bytes).expect("upload");
+    let found = gpu.storage_buffer("detections", detections_bytes(room)).expect("buffer");
+    let dispatch = gpu.dispatch(&nms::variant(room), &[&source, &found]).expect("dispatch");
+    gpu.run(&[&dispatch]).expect("run");
+    let count = gpu.download(&source, 4).expect("download");
+    assert_eq!(count, [0; 4], "the count is ready for the next frame");
+    read_detections(&gpu.download(&found, detections_bytes(room)).expect("download")).expect("detections")
+}
+
+#[test]
+fn nms_equals_its_twin_to_the_bit() {
+    let Some(gpu) = test_gpu() else { return };
+    let letterbox = Letterbox::new(Fit::LetterboxCentre { pad: 114 }, [500, 333], [320, 320]);
+    for (n, levels, classes) in [
+        (0, 40, 3),
+        (1, 40, 3),
+        (2, 1, 1),
+        (7, 40, 3),
+        (64, 1, 2),
+        (300, 40, 3),
+        (513, 1000, 1),
+        (1023, 7, 80),
+        (1024, 40, 2),
+    ] {
+        for (threshold, max) in [(0.45, 300), (0.7, 1024), (0.2, 5)] {
+            let mut noise = Noise(n as u32 + 1);
+            let mut candidates: Vec<RawDetection> = (0..n)
+                .map(|anchor| {
+                    let (x, y) = (noise.unit() * 300.0 - 20.0, noise.unit() * 300.0 - 20.0);
+                    let (w, h) = (4.0 + noise.unit() * 120.0, 4.0 + noise.unit() * 120.0);
+                    RawDetection {
+                        bounds: [x, y, x + w, y + h],
+                        score: noise.below(levels) as f32 / levels as f32,
+                        class: noise.below(classes),
+                        anchor,
+                        reserved: 0,
+                    }
+                })
+                .collect();
+            let header = CandidatesHeader::new(&letterbox, 0.0, threshold, max);
+            let expected = nms::twin(&header, &candidates);
+            let (head, found) = run_nms(&gpu, &header, &candidates, max);
+            assert_eq!((head.count as usize, head.candidates), (expected.len(), n));
+            assert_eq!(found, expected, "n {n} threshold {threshold} max {max}");
+            // The order in which candidates arrive does not matter.
+            candidates.reverse();
+            assert_eq!(run_nms(&gpu, &header, &candidates, max).1, expected);
+        }
+    }
+}
+
+#[test]
+fn overflow_is_reported() {
+    let Some(gpu) = test_gpu() else { return };
+    let letterbox = Letterbox::new(Fit::Stretch, [32, 32], [32, 32]);
+    let one = RawDetection { bounds: [1.0, 2.0, 3.0, 4.0], score: 0.5, class: 0, anchor: 0, reserved: 0 };
+    let header = CandidatesHeader::new(&letterbox, 0.1, 0.5, 10);
+    let (head, found) = run_nms(&gpu, &header, &vec![one; 1500], 10);
+    assert!(head.overflowed());
+    assert_eq!((head.candidates, found.len()), (1500, 1));
+}
+
+fn precisions(gpu: &Gpu) -> Vec<Precision> {
+    match gpu.precision {
+        Precision::F32 => vec![Precision::F32],
+        Precision::F16 => vec![Precision::F32, Precision::F16],
+    }
+}
+
+/// Head and NMS on both sides. Values are exact in f16, and scores that lie at the threshold are avoided by leaving
+/// out candidates within rounding of it.
+fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize {
+    let mut noise = Noise(case.name.len() as u32);
+    let stored: Vec<Vec<f32>> = case
+        .views
+        .iter()
+        .map(|v| (0..v.end().next_multiple_of(4) + 4).map(|_| noise.below(257) as f32 / 256.0).collect())
+        .collect();
+    let outputs: Vec<OutputRef<'_>> =
+        stored.iter().zip(&case.views).map(|(values, view)| OutputRef { values, view }).collect();
+    let mut expected = Vec::new();
+    case.head.decode_twin(&outputs, ScoreFilter { threshold, multi_label: false }, &mut expected);
+    expected.sort_by_key(|d| d.anchor);
+
+    let letterbox = Letterbox::new(Fit::Stretch, [96, 64], [96, 64]);
+    // Keeps everything that NMS gets, up to the capacity.
+    let header = CandidatesHeader::new(&letterbox, threshold, 1.0, CANDIDATE_CAPACITY);
+    let plan = GpuDecode::new(&*case.head, &case.views, precision, CANDIDATE_CAPACITY);
+    let buffers: Vec<wgpu::Buffer> =
+        stored.iter().map(|v| gpu.upload_f32("output", v, precision).expect("upload")).collect();
+    let candidates = gpu.storage_buffer("candidates", plan.candidates_bytes).expect("buffer");
+    gpu.write(&candidates, 0, bytemuck::bytes_of(&header)).expect("write");
+    let detections = gpu.storage_buffer("detections", plan.detections_bytes).expect("buffer");
+    let dispatches: Vec<_> = plan
+        .dispatches
+        .iter()
+        .map(|(variant, bindings)| {
+            let bound: Vec<&wgpu::Buffer> = bindings
+                .iter()
+                .map(|b| match b {
+                    GpuBinding::Output(o) => &buffers[*o],
+                    GpuBinding::Candidates => &candidates,
+                    GpuBinding::Detections => &detections,
+                })
+                .collect();
+            gpu.dispatch(variant, &bound).expect("dispatch")
+        })
+        .collect();
+    let (heads, nms) = dispatches.split_at(dispatches.len() - 1);
+    gpu.run(&heads.iter().collect::<Vec<_>>()).expect("run");
+    let bytes = gpu.download(&candidates, plan.candidates_bytes).expect("download");
+    let count = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+    let mut found: Vec<RawDetection> =
+        bytemuck::pod_collect_to_vec(&bytes[64..64 + 32 * count.min(CANDIDATE_CAPACITY)]);
+    found.sort_by_key(|d| d.anchor);
+
+    let clear = |list: &[RawDetection]| -> Vec<RawDetection> {
+        list.iter().filter(|d| d.score > threshold + 1e-5).copied().collect()
+    };
+    let (a, b) = (clear(&found), clear(&expected));
+    let name = &case.name;
+    assert_eq!(a.len(), b.len(), "{name} {precision:?}");
+    for (a, b) in a.iter().zip(&b) {
+        assert_eq!((a.anchor, a.class), (b.anchor, b.class), "{name} {precision:?}");
+        assert!((a.score - b.score).abs() < 2e-6, "{name}: {a:?} {b:?}");
+        for k in 0..4 {
+            assert!((a.bounds[k] - b.bounds[k]).abs() < 1e-4 * b.bounds[k].abs().max(1.0), "{name}: {a:?} {b:?}");
+        }
+    }
+
+    // The whole chain in one submission, from an empty buffer: NMS of what the shaders found equals the twin's.
+    gpu.write(&candidates, 0, bytemuck::bytes_of(&header)).expect("write");
+    gpu.run(&heads.iter().chain(nms).collect::<Vec<_>>()).expect("run");
+    let bytes = gpu.download(&detections, plan.detections_bytes).expect("download");
+    let (head, kept) = read_detections(&bytes).expect("detections");
+    assert_eq!(head.candidates as usize, count);
+    assert_eq!(kept, nms::twin(&header, &found), "{name}");
+    b.len()
+}
+
+#[test]
+fn heads_equal_their_twins() {
+    let Some(gpu) = test_gpu() else { return };
+    for precision in precisions(&gpu) {
+        for case in decode_heads::cases() {
+            let found = check(&gpu, &case, precision, 0.3);
+            assert!(found > 0, "{} finds nothing", case.name);
+            // Nothing passes a threshold that no score reaches.
+            assert_eq!(check(&gpu, &case, precision, 2.0), 0);
+        }
+    }
+}
