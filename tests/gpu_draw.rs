@@ -105,11 +105,16 @@ fn both_backends_draw_the_same_picture() {
     }
 }
 
-fn lay_out_on_gpu(gpu: &Gpu, raw: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
+/// The buffer that NMS would have written.
+fn found_bytes(raw: &[RawDetection]) -> Vec<u8> {
     let mut bytes = vec![0; 4 * FOUND_HEADER_WORDS];
     bytes[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
     bytes.extend_from_slice(bytemuck::cast_slice(raw));
-    let found = gpu.upload("found", &bytes).expect("a buffer");
+    bytes
+}
+
+fn lay_out_on_gpu(gpu: &Gpu, raw: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
+    let found = gpu.upload("found", &found_bytes(raw)).expect("a buffer");
     let labels = gpu.upload("labels", table.bytes()).expect("a buffer");
     let rectangles = Overlay::buffer(gpu, capacity).expect("a buffer");
     let dispatch = gpu.dispatch(&variant(), &[&found, &labels, &rectangles]).expect("a shader");
@@ -153,6 +158,30 @@ fn both_backends_lay_out_the_same_rectangles() {
         .on_target([400, 300], [0.5, 0.5], [40.0, 30.0]);
     let raw = detections(100, 640, 480);
     assert_eq!(lay_out_on_gpu(&gpu, &raw, &table, 5000), lay_out(&raw, &table, 5000));
+}
+
+/// Layout and drawing in one submission, frame after frame: nothing is read back in between.
+#[test]
+fn a_live_loop_draws_what_the_cpu_draws() {
+    let Some(gpu) = test_gpu() else { return };
+    let (width, height, style) = (320, 240, Style::default());
+    let atlas = style.atlas([width, height]);
+    let table = LabelTable::new(LABELS.iter().zip(0..).map(|(l, c)| (c, *l)), [width, height], &style, &atlas);
+    let overlay = Overlay::new(&gpu).expect("pipelines");
+    let found = gpu.upload("found", &vec![0; 64 + 32 * 100]).expect("a buffer");
+    let labels = gpu.upload("labels", table.bytes()).expect("a buffer");
+    let rectangles = Overlay::buffer(&gpu, 5000).expect("a buffer");
+    let layout = gpu.dispatch(&variant(), &[&found, &labels, &rectangles]).expect("a shader");
+    for count in [100, 0, 7] {
+        let frame = picture(width, height, PixelFormat::Rgb8);
+        let raw: Vec<RawDetection> =
+            detections(count, width, height).into_iter().map(|d| RawDetection { class: d.class % 7, ..d }).collect();
+        gpu.write(&found, 0, &found_bytes(&raw)).expect("a write");
+        let drawn = overlay.render_after(&gpu, &[&layout], &frame, &atlas, &rectangles).expect("a picture");
+        let within_2 = agreement(&annotate(&frame, &named(&raw), &style), &drawn, 2);
+        assert!(within_2 >= 0.999, "{count}: {within_2}");
+        assert_eq!(drawn == frame, count == 0);
+    }
 }
 
 #[test]

@@ -82,8 +82,11 @@ fn blend_all(bytes: &mut [u8], size_px: [u32; 2], channels: &Channels, list: &[I
                     255
                 };
                 let alpha = u32::from(coverage) * u32::from(instance.colour[3]);
+                if alpha == 0 {
+                    continue;
+                }
                 for (colour, &at) in instance.colour.iter().zip(&channels.red_green_blue) {
-                    pixel[at] = blend(pixel[at], *colour, alpha);
+                    pixel[at] = if alpha == OPAQUE { *colour } else { blend(pixel[at], *colour, alpha) };
                 }
             }
         }
@@ -98,9 +101,12 @@ fn texel(atlas: &Atlas, x: i32, y: i32) -> u8 {
     atlas.coverage.get(y as usize * atlas.width_px as usize + x as usize).copied().unwrap_or(0)
 }
 
-/// `dst + (src − dst)·α`, rounded to nearest; `alpha` in 1/65025.
+/// Coverage times alpha of a pixel that is all the rectangle's.
+const OPAQUE: u32 = 255 * 255;
+
+/// `dst + (src − dst)·α`, rounded to nearest; `alpha` of [`OPAQUE`].
 fn blend(dst: u8, src: u8, alpha: u32) -> u8 {
-    ((u32::from(dst) * (65_025 - alpha) + u32::from(src) * alpha + 32_512) / 65_025) as u8
+    ((u32::from(dst) * (OPAQUE - alpha) + u32::from(src) * alpha + OPAQUE / 2) / OPAQUE) as u8
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@
 //! [`Overlay::encode`] in its render pass. [`Overlay::render`] does all of it offscreen for one picture.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use super::device::lock;
-use super::{Gpu, GpuError};
+use super::{Dispatch, Gpu, GpuError};
 use crate::draw::font::Atlas;
 use crate::draw::layout::{DrawHeader, overlay_bytes};
 use crate::draw::overlay::OVERLAY_WGSL;
@@ -49,8 +49,10 @@ pub struct Overlay {
     instances: wgpu::RenderPipeline,
     /// Atlas textures by text size.
     atlases: Mutex<BTreeMap<u32, wgpu::TextureView>>,
-    /// Of the last picture that [`Overlay::render`] drew; the next one is mostly as large.
+    /// Of the last picture that was drawn offscreen; the next one is mostly as large.
     offscreen: Mutex<Option<Offscreen>>,
+    /// What [`Overlay::render`] draws from.
+    rectangles: Mutex<Option<wgpu::Buffer>>,
 }
 
 /// A picture's texture, an atlas and a [`TargetView`], bound.
@@ -78,7 +80,6 @@ struct Offscreen {
     picture: wgpu::Texture,
     target: wgpu::Texture,
     readback: wgpu::Buffer,
-    rectangles: wgpu::Buffer,
     binding: OverlayBinding,
 }
 
@@ -187,6 +188,7 @@ impl Overlay {
                 layout,
                 atlases: Mutex::default(),
                 offscreen: Mutex::default(),
+                rectangles: Mutex::default(),
             }
         })
         .map_err(|e| match e {
@@ -276,24 +278,47 @@ impl Overlay {
     /// # Errors
     /// [`GpuError::Limit`] for a picture larger than a texture may be, [`GpuError::Device`], [`GpuError::Lost`].
     pub fn render(&self, gpu: &Gpu, frame: &Frame, drawn: &Instances) -> Result<Frame, GpuError> {
+        let count = drawn.list.len();
+        let mut kept = lock(&self.rectangles);
+        let rectangles = match kept.take().filter(|b| b.size() >= overlay_bytes(count) as u64) {
+            Some(buffer) => buffer,
+            None => Overlay::buffer(gpu, count.next_power_of_two().max(1024))?,
+        };
+        gpu.write(&rectangles, 0, bytemuck::bytes_of(&DrawHeader::new(count)))?;
+        gpu.write(&rectangles, size_of::<DrawHeader>() as u64, bytemuck::cast_slice(&drawn.list))?;
+        let picture = self.render_after(gpu, &[], frame, &drawn.atlas, &rectangles)?;
+        *kept = Some(rectangles);
+        Ok(picture)
+    }
+
+    /// As [`Overlay::render`], with the rectangles in a buffer from [`Overlay::buffer`] that `dispatches`, run first in
+    /// the same submission, may fill: the live loop without a window.
+    ///
+    /// # Errors
+    /// As [`Overlay::render`].
+    pub fn render_after(
+        &self,
+        gpu: &Gpu,
+        dispatches: &[&Dispatch],
+        frame: &Frame,
+        atlas: &Atlas,
+        rectangles: &wgpu::Buffer,
+    ) -> Result<Frame, GpuError> {
         let size_px = [frame.width, frame.height];
         let mut kept = lock(&self.offscreen);
-        let fits = |o: &Offscreen| {
-            o.size_px == size_px
-                && o.text_px == drawn.atlas.text_px
-                && o.rectangles.size() >= overlay_bytes(drawn.list.len()) as u64
-        };
-        let offscreen = match kept.take().filter(fits) {
+        let offscreen = match kept.take().filter(|o| o.size_px == size_px && o.text_px == atlas.text_px) {
             Some(offscreen) => offscreen,
-            None => self.offscreen(gpu, size_px, &drawn.atlas, drawn.list.len())?,
+            None => self.offscreen(gpu, size_px, atlas)?,
         };
-        gpu.write(&offscreen.rectangles, 0, bytemuck::bytes_of(&DrawHeader::new(drawn.list.len())))?;
-        gpu.write(&offscreen.rectangles, size_of::<DrawHeader>() as u64, bytemuck::cast_slice(&drawn.list))?;
         let row_bytes = (4 * size_px[0]).next_multiple_of(ROW_ALIGNMENT_BYTES);
         let extent = extent(size_px);
         gpu.scoped(|| {
             write_texture(gpu, &offscreen.picture, &rgba8(frame), 4);
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                dispatches.iter().for_each(|dispatch| dispatch.encode(&mut pass));
+            }
             let target = offscreen.target.create_view(&wgpu::TextureViewDescriptor::default());
             {
                 let mut pass = encoder.begin_render_pass(&wgpu::RenderPassDescriptor {
@@ -309,7 +334,7 @@ impl Overlay {
                     })],
                     ..wgpu::RenderPassDescriptor::default()
                 });
-                self.encode(&mut pass, &offscreen.binding, &offscreen.rectangles);
+                self.encode(&mut pass, &offscreen.binding, rectangles);
             }
             encoder.copy_texture_to_buffer(
                 offscreen.target.as_image_copy(),
@@ -334,13 +359,7 @@ impl Overlay {
         Ok(Frame { width: frame.width, height: frame.height, format: PixelFormat::Rgb8, bytes })
     }
 
-    fn offscreen(
-        &self,
-        gpu: &Gpu,
-        size_px: [u32; 2],
-        atlas: &Arc<Atlas>,
-        instances: usize,
-    ) -> Result<Offscreen, GpuError> {
+    fn offscreen(&self, gpu: &Gpu, size_px: [u32; 2], atlas: &Atlas) -> Result<Offscreen, GpuError> {
         let format = wgpu::TextureFormat::Rgba8Unorm;
         let sampled = wgpu::TextureUsages::TEXTURE_BINDING | wgpu::TextureUsages::COPY_DST;
         let drawn = wgpu::TextureUsages::RENDER_ATTACHMENT | wgpu::TextureUsages::COPY_SRC;
@@ -348,10 +367,9 @@ impl Overlay {
         let target = texture(gpu, "annotated picture", size_px, format, drawn)?;
         let row_bytes = (4 * size_px[0] as usize).next_multiple_of(ROW_ALIGNMENT_BYTES as usize);
         let readback = gpu.storage_buffer("annotated picture", row_bytes * size_px[1] as usize)?;
-        let rectangles = Overlay::buffer(gpu, instances.next_power_of_two().max(1024))?;
         let view = picture.create_view(&wgpu::TextureViewDescriptor::default());
         let binding = self.bind(gpu, &view, atlas, TargetView::one_to_one(size_px))?;
-        Ok(Offscreen { size_px, text_px: atlas.text_px, picture, target, readback, rectangles, binding })
+        Ok(Offscreen { size_px, text_px: atlas.text_px, picture, target, readback, binding })
     }
 
     fn atlas_texture(&self, gpu: &Gpu, atlas: &Atlas) -> Result<wgpu::TextureView, GpuError> {
