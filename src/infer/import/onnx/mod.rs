@@ -1,4 +1,405 @@
-//! ONNX files.
+//! ONNX files (<https://onnx.ai>), operator sets 7 to 28.
+//!
+//! All shapes are static once the inputs are bound, so subgraphs that compute shapes are constants and vanish here, and
+//! operators find their tensor-valued parameters resolved. f16 tensors become f32. Everything that is not supported is
+//! collected and reported at once.
+
 pub mod attributes;
+mod inputs;
+mod order;
 pub mod proto;
 pub mod tensors;
+
+use super::error::{ImportError, Unsupported};
+use super::{ImportOptions, map_file};
+use crate::infer::graph::{Fact, Format, Graph, Node, ValueId};
+use crate::infer::op::OpError;
+use crate::infer::ops::context::ELEMENTS_MAX;
+use crate::infer::ops::{self, NodeContext};
+use crate::infer::tensor::{DType, Tensor, element_count};
+use attributes::Attributes;
+use bytes::Bytes;
+use prost::Message;
+use proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use std::collections::HashMap;
+use std::path::{Component, Path};
+
+/// Operator sets that are accepted.
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+
+/// Results of constant folding may have this many elements each, and this many together.
+const FOLDED_MAX: usize = 64 << 20;
+const FOLDED_TOTAL_MAX: usize = 256 << 20;
+
+/// More axes than this are refused.
+const RANK_MAX: usize = 8;
+
+/// What is known of a name.
+#[derive(Clone, Debug)]
+enum Known {
+    Value(ValueId),
+    /// Its node was refused; what depends on it is not looked at further.
+    Refused,
+    /// An output that no operator here produces, such as the mask of a Dropout: an error only where it is used.
+    NotProduced(String),
+}
+
+struct Importer<'a> {
+    file: &'a GraphProto,
+    opset: Option<i64>,
+    initializers: HashMap<&'a str, &'a TensorProto>,
+    known: HashMap<&'a str, Known>,
+    graph: Graph,
+    unsupported: Vec<Unsupported>,
+    folded_elements: usize,
+    directory: Option<&'a Path>,
+    /// Files with tensors that lie outside, by their name in the model.
+    outside: HashMap<String, Bytes>,
+}
+
+/// Reads an ONNX model. Tensors in other files are refused; [`super::import_file`] finds them.
+///
+/// # Errors
+/// [`ImportError::NotAModel`] for files of another kind, [`ImportError::Malformed`] for damaged ones,
+/// [`ImportError::MissingOption`] for dynamic sizes that nothing binds, and [`ImportError::Unsupported`] with everything
+/// that is not supported.
+pub fn import_onnx(bytes: Bytes, name: &str, options: &ImportOptions) -> Result<Graph, ImportError> {
+    import_onnx_from(bytes, name, options, None)
+}
+
+/// As [`import_onnx`]; tensors outside the file are looked for in `directory`.
+pub(super) fn import_onnx_from(
+    bytes: Bytes,
+    name: &str,
+    options: &ImportOptions,
+    directory: Option<&Path>,
+) -> Result<Graph, ImportError> {
+    let model = parse(bytes, name)?;
+    let no_graph = || ImportError::NotAModel { name: name.to_string(), why: "there is no graph in it".to_string() };
+    let file = model.graph.as_ref().filter(|g| !g.output.is_empty()).ok_or_else(no_graph)?;
+    let default_domain = model.opset_import.iter().find(|o| is_default_domain(&o.domain));
+    if let Some(found) = default_domain.filter(|o| !OPSETS.contains(&o.version)) {
+        return Err(ImportError::Unsupported(vec![Unsupported {
+            node: "the model".into(),
+            op: "opset_import".into(),
+            why: format!(
+                "operator set {}; {} to {} are supported. Export again with one of these",
+                found.version,
+                OPSETS.start(),
+                OPSETS.end()
+            ),
+        }]));
+    }
+    let order = order::sorted(file)?;
+    let mut importer = Importer {
+        file,
+        opset: default_domain.map(|o| o.version),
+        initializers: file.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
+        known: HashMap::new(),
+        graph: Graph::new(name, Format::Onnx),
+        unsupported: Vec::new(),
+        folded_elements: 0,
+        directory,
+        outside: HashMap::new(),
+    };
+    for sparse in &file.sparse_initializer {
+        let name = sparse.values.as_ref().map_or("", |v| v.name.as_str());
+        importer.refuse(name, "initializer", "is sparse; only dense tensors are supported".into());
+    }
+    importer.add_inputs(options)?;
+    for index in order {
+        importer.add_node(index);
+    }
+    importer.add_outputs()?;
+    if !importer.unsupported.is_empty() {
+        return Err(ImportError::Unsupported(importer.unsupported));
+    }
+    let mut graph = importer.graph;
+    graph.metadata = model.metadata_props.iter().map(|p| (p.key.clone(), p.value.clone())).collect();
+    Ok(graph)
+}
+
+fn is_default_domain(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
+}
+
+fn parse(bytes: Bytes, name: &str) -> Result<ModelProto, ImportError> {
+    let refused = |why: String| ImportError::NotAModel { name: name.to_string(), why };
+    // Every writer begins with ir_version: field 1, a small varint.
+    let looks_like_onnx = matches!(bytes[..], [0x08, 1..32, ..]);
+    match bytes.len() {
+        0 => Err(refused("the file is empty".into())),
+        _ => ModelProto::decode(bytes).map_err(|e| {
+            if looks_like_onnx {
+                ImportError::malformed(format!("'{name}' begins as an ONNX file, but is truncated or damaged ({e})"))
+            } else {
+                refused("not an ONNX file".into())
+            }
+        }),
+    }
+}
+
+/// What to do about an operator that is not known.
+fn advice(op_type: &str) -> &'static str {
+    match op_type {
+        "NonMaxSuppression" | "TopK" | "EfficientNMS_TRT" | "BatchedNMS_TRT" => {
+            "export without post-processing: suppression is done after the network"
+        }
+        "If" | "Loop" | "Scan" => "export with static shapes, so that no control flow is left",
+        "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "DynamicQuantizeLinear" | "ConvInteger" => {
+            "export the network in f32 or f16"
+        }
+        _ => "the operator is not known; simplify the network or export it another way",
+    }
+}
+
+impl<'a> Importer<'a> {
+    fn refuse(&mut self, node: &str, op: &str, why: String) {
+        self.unsupported.push(Unsupported { node: node.to_string(), op: op.to_string(), why });
+    }
+
+    fn add_inputs(&mut self, options: &ImportOptions) -> Result<(), ImportError> {
+        for input in self.file.input.iter().filter(|i| !self.initializers.contains_key(i.name.as_str())) {
+            let (dtype, shape) = inputs::bind(input, options)?;
+            let known = if dtype == Some(DType::F32) {
+                let id = self.graph.add_value(&input.name, Fact::f32(&shape));
+                self.graph.inputs.push(id);
+                Known::Value(id)
+            } else {
+                let what = dtype.map_or("of a type that is not known".into(), |d| d.to_string());
+                self.refuse(&input.name, "input", format!("is {what}; only f32 and f16 are supported"));
+                Known::Refused
+            };
+            if self.known.insert(&input.name, known).is_some() {
+                return Err(ImportError::malformed(format!("two inputs are named '{}'", input.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_outputs(&mut self) -> Result<(), ImportError> {
+        for output in &self.file.output {
+            match self.find(&output.name) {
+                Some(Known::Value(id)) => self.graph.outputs.push(id),
+                Some(Known::Refused) => {}
+                Some(Known::NotProduced(why)) => self.refuse(&output.name, "output", why),
+                None => return Err(ImportError::malformed(format!("output '{}' is not computed", output.name))),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a name stands for; initializers are decoded when first asked for.
+    fn find(&mut self, name: &'a str) -> Option<Known> {
+        if let Some(known) = self.known.get(name) {
+            return Some(known.clone());
+        }
+        let initializer = *self.initializers.get(name)?;
+        let (directory, outside) = (self.directory, &mut self.outside);
+        let known = match tensors::decode(initializer, &mut |t| external(t, directory, outside)) {
+            Ok(tensor) => Known::Value(self.graph.add_constant(name, &tensor)),
+            Err(why) => {
+                self.refuse(name, "initializer", why);
+                Known::Refused
+            }
+        };
+        self.known.insert(name, known.clone());
+        Some(known)
+    }
+
+    fn add_node(&mut self, index: usize) {
+        let file = self.file;
+        let node = &file.node[index];
+        let name = order::node_name(file, index);
+        let outcome = self.try_node(node, &name);
+        if !matches!(outcome, Ok(true)) {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                self.known.insert(output, Known::Refused);
+            }
+        }
+        if let Err(e) = outcome {
+            self.refuse(&name, &node.op_type, e.to_string());
+        }
+    }
+
+    /// Adds a node, or the constants that it comes to. `Ok(false)`: it depends on something that was refused.
+    fn try_node(&mut self, node: &'a NodeProto, name: &str) -> Result<bool, OpError> {
+        if !is_default_domain(&node.domain) {
+            return Err(OpError::Unsupported(format!(
+                "domain '{}'; only operators of the ONNX standard are supported",
+                node.domain
+            )));
+        }
+        let build = ops::builder(&node.op_type).ok_or_else(|| OpError::Unsupported(advice(&node.op_type).into()))?;
+        let opset = self
+            .opset
+            .ok_or_else(|| OpError::Invalid("the file imports no version of the standard operators".into()))?;
+        let Some(inputs) = self.node_inputs(node)? else { return Ok(false) };
+        let facts: Vec<Option<Fact>> = inputs.iter().map(|i| i.map(|i| self.graph.fact(i).clone())).collect();
+        let output_count = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |last| last + 1);
+        let mut context = NodeContext::new(
+            &node.op_type,
+            opset,
+            Attributes::new(&node.attribute),
+            facts.iter().map(Option::as_ref).collect(),
+            output_count,
+        );
+        let op = build(&mut context)?;
+        if let unread @ [_, ..] = context.attributes.unread().as_slice() {
+            return Err(OpError::Unsupported(format!(
+                "attribute(s) {} are not known for operator set {opset}",
+                unread.join(", ")
+            )));
+        }
+        let mut kept = inputs;
+        for &resolved in context.resolved() {
+            if let Some(slot) = kept.get_mut(resolved) {
+                *slot = None;
+            }
+        }
+        while kept.last().is_some_and(Option::is_none) {
+            kept.pop();
+        }
+        let kept_facts: Vec<Option<&Fact>> = kept.iter().map(|i| i.map(|i| self.graph.fact(i))).collect();
+        let mut outputs = op.infer(&kept_facts)?;
+        for fact in &outputs {
+            check_shape(&fact.shape)?;
+        }
+        let constants: Vec<Option<&Tensor>> =
+            kept_facts.iter().map(|f| f.and_then(|f| f.constant.as_ref())).collect();
+        let all_constant = kept.iter().zip(&constants).all(|(input, c)| input.is_none() || c.is_some());
+        if all_constant {
+            self.folded_elements = fold(&*op, &constants, &mut outputs, self.folded_elements)?;
+        }
+        if let Some(fact) = outputs.iter().find(|f| f.constant.is_none()) {
+            check_run_time(fact)?;
+        }
+        let folded = outputs.iter().all(|f| f.constant.is_some());
+        let produced = outputs.len();
+        let mut ids = Vec::with_capacity(produced);
+        for (k, fact) in outputs.into_iter().enumerate() {
+            match node.output.get(k).filter(|o| !o.is_empty()) {
+                Some(output) => {
+                    let id = self.graph.add_value(output, fact);
+                    self.known.insert(output, Known::Value(id));
+                    ids.push(id);
+                }
+                None => ids.push(self.graph.add_value(&format!("{name}:{k}"), fact)),
+            }
+        }
+        for (k, output) in node.output.iter().enumerate().skip(produced).filter(|(_, o)| !o.is_empty()) {
+            let why = format!("uses output {k} of {} '{name}', which is not supported", node.op_type);
+            self.known.insert(output, Known::NotProduced(why));
+        }
+        if !folded {
+            self.graph.nodes.push(Node { name: name.to_string(), op, inputs: kept, outputs: ids });
+        }
+        Ok(true)
+    }
+
+    /// The inputs without missing ones at the end; `None` where one was refused before.
+    fn node_inputs(&mut self, node: &'a NodeProto) -> Result<Option<Vec<Option<ValueId>>>, OpError> {
+        let mut inputs = Vec::with_capacity(node.input.len());
+        let mut complete = true;
+        for name in &node.input {
+            if name.is_empty() {
+                inputs.push(None);
+                continue;
+            }
+            match self.find(name) {
+                Some(Known::Value(id)) => inputs.push(Some(id)),
+                Some(Known::Refused) => complete = false,
+                Some(Known::NotProduced(why)) => return Err(OpError::Unsupported(why)),
+                None => return Err(OpError::Invalid(format!("input '{name}' is not computed before it"))),
+            }
+        }
+        while inputs.last().is_some_and(Option::is_none) {
+            inputs.pop();
+        }
+        Ok(complete.then_some(inputs))
+    }
+}
+
+/// Computes the outputs where the operator can and they are not too large; returns the new total of folded elements.
+fn fold(
+    op: &dyn crate::infer::op::Op,
+    constants: &[Option<&Tensor>],
+    outputs: &mut [Fact],
+    folded_before: usize,
+) -> Result<usize, OpError> {
+    let counts: Vec<usize> = outputs.iter().map(|f| f.shape.iter().product()).collect();
+    let total = counts.iter().fold(folded_before, |total, &n| total.saturating_add(n));
+    if counts.iter().any(|&n| n > FOLDED_MAX) || total > FOLDED_TOTAL_MAX {
+        return Ok(folded_before);
+    }
+    let Some(results) = op.eval(constants) else { return Ok(folded_before) };
+    for (fact, tensor) in outputs.iter_mut().zip(results?) {
+        if fact.shape != tensor.shape() || fact.dtype != tensor.dtype() {
+            return Err(OpError::Invalid(format!("folds to {tensor:?} where {} {:?} was expected", fact.dtype, fact.shape)));
+        }
+        fact.constant = Some(tensor);
+    }
+    Ok(total)
+}
+
+fn check_shape(shape: &[usize]) -> Result<(), OpError> {
+    if shape.len() > RANK_MAX {
+        return Err(OpError::Unsupported(format!("its output has {} axes; {RANK_MAX} are supported", shape.len())));
+    }
+    let dims_fit = shape.iter().all(|&d| d <= ELEMENTS_MAX);
+    if !dims_fit || element_count(shape).is_none_or(|n| n > ELEMENTS_MAX) {
+        return Err(OpError::Unsupported(format!(
+            "its output has shape {shape:?}; {ELEMENTS_MAX} elements are supported"
+        )));
+    }
+    Ok(())
+}
+
+/// What is computed for every frame is f32 and not empty.
+fn check_run_time(fact: &Fact) -> Result<(), OpError> {
+    if fact.dtype != DType::F32 {
+        return Err(OpError::Unsupported(format!(
+            "its output is {} at run time; only f32 is supported there. Export with static shapes and without post-processing",
+            fact.dtype
+        )));
+    }
+    if fact.shape.contains(&0) {
+        return Err(OpError::Unsupported(format!("its output of shape {:?} has no elements", fact.shape)));
+    }
+    Ok(())
+}
+
+/// Bytes of a tensor that lies in another file beside the model.
+fn external(
+    tensor: &TensorProto,
+    directory: Option<&Path>,
+    outside: &mut HashMap<String, Bytes>,
+) -> Result<Bytes, String> {
+    let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+    let location = entry("location").ok_or("lies in another file, but its name is missing")?;
+    let directory = directory.ok_or_else(|| format!("lies in the file '{location}', which cannot be found from here"))?;
+    if !Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Err(format!("lies in the file '{location}', which is not below the model's folder"));
+    }
+    if !outside.contains_key(location) {
+        let bytes = map_file(&directory.join(location)).map_err(|e| e.to_string())?;
+        outside.insert(location.to_string(), bytes);
+    }
+    let bytes = outside.get(location).ok_or("is not there")?;
+    let number = |key: &str| match entry(key) {
+        Some(text) => text.parse::<usize>().map(Some).map_err(|_| format!("has {key} '{text}' in '{location}'")),
+        None => Ok(None),
+    };
+    let start = number("offset")?.unwrap_or(0);
+    let end = match number("length")? {
+        Some(length) => start.checked_add(length),
+        None => Some(bytes.len()),
+    };
+    match end {
+        Some(end) if start <= end && end <= bytes.len() => Ok(bytes.slice(start..end)),
+        _ => Err(format!("reaches outside the file '{location}' of {} bytes", bytes.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
