@@ -1,5 +1,6 @@
 //! Files become graphs here: one folder or file per format.
 
+pub mod darknet;
 pub mod error;
 pub mod onnx;
 

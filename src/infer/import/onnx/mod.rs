@@ -159,7 +159,10 @@ impl<'a> Importer<'a> {
     }
 
     fn add_inputs(&mut self, options: &ImportOptions) -> Result<(), ImportError> {
-        for input in self.file.input.iter().filter(|i| !self.initializers.contains_key(i.name.as_str())) {
+        for input in &self.file.input {
+            if self.initializers.contains_key(input.name.as_str()) {
+                continue;
+            }
             let (dtype, shape) = inputs::bind(input, options)?;
             let known = if dtype == Some(DType::F32) {
                 let id = self.graph.add_value(&input.name, Fact::f32(&shape));
@@ -265,8 +268,7 @@ impl<'a> Importer<'a> {
         for fact in &outputs {
             check_shape(&fact.shape)?;
         }
-        let constants: Vec<Option<&Tensor>> =
-            kept_facts.iter().map(|f| f.and_then(|f| f.constant.as_ref())).collect();
+        let constants: Vec<Option<&Tensor>> = kept_facts.iter().map(|f| f.and_then(|f| f.constant.as_ref())).collect();
         let all_constant = kept.iter().zip(&constants).all(|(input, c)| input.is_none() || c.is_some());
         if all_constant {
             self.folded_elements = fold(&*op, &constants, &mut outputs, self.folded_elements)?;
@@ -335,7 +337,10 @@ fn fold(
     let Some(results) = op.eval(constants) else { return Ok(folded_before) };
     for (fact, tensor) in outputs.iter_mut().zip(results?) {
         if fact.shape != tensor.shape() || fact.dtype != tensor.dtype() {
-            return Err(OpError::Invalid(format!("folds to {tensor:?} where {} {:?} was expected", fact.dtype, fact.shape)));
+            return Err(OpError::Invalid(format!(
+                "folds to {tensor:?} where {} {:?} was expected",
+                fact.dtype, fact.shape
+            )));
         }
         fact.constant = Some(tensor);
     }
@@ -377,7 +382,8 @@ fn external(
 ) -> Result<Bytes, String> {
     let entry = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
     let location = entry("location").ok_or("lies in another file, but its name is missing")?;
-    let directory = directory.ok_or_else(|| format!("lies in the file '{location}', which cannot be found from here"))?;
+    let directory =
+        directory.ok_or_else(|| format!("lies in the file '{location}', which cannot be found from here"))?;
     if !Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("lies in the file '{location}', which is not below the model's folder"));
     }

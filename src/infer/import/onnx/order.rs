@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn contradictions_name_the_nodes() {
         let message = |nodes: &[(&str, &[&str], &[&str])]| sorted(&graph(nodes)).map_err(|e| e.to_string());
-        let cyclic = message(&[("p", &["z"], &["x"]), ("q", &["x"], &["y"]), ("r", &["y"], &["z"]), ("s", &["z"], &["o"])]);
+        let cyclic =
+            message(&[("p", &["z"], &["x"]), ("q", &["x"], &["y"]), ("r", &["y"], &["z"]), ("s", &["z"], &["o"])]);
         let e = cyclic.expect_err("cycle");
         assert!(e.contains("cycle") && e.contains('p') && e.contains('q') && e.contains('r'), "{e}");
         assert!(message(&[("n", &["gone"], &["y"])]).is_err_and(|e| e.contains("'gone'") && e.contains("'n'")));

@@ -155,10 +155,7 @@ fn absurd_sizes_are_refused() {
     let mut m = small();
     m.graph.as_mut().expect("graph").input[0] = value("x", &[1, 3, 1 << 60, 7]);
     assert!(import(&m).is_err());
-    let many = vec![
-        node("ConstantOfShape", &["big"], &["a"], &[]),
-        node("Add", &["x", "a"], &["y"], &[]),
-    ];
+    let many = vec![node("ConstantOfShape", &["big"], &["a"], &[]), node("Add", &["x", "a"], &["y"], &[])];
     let m = model(many, vec![longs("big", &[1 << 40, 1 << 30])], value("x", &[1]), "y");
     assert!(import(&m).is_err());
 }
