@@ -151,8 +151,12 @@ impl Builder<'_> {
                         continue;
                     }
                     let channels = self.graph.fact(value).shape[1];
-                    let split = Split { axis: 1, parts: vec![channels / groups; *groups] };
-                    parts.push(self.node(&format!("{name}.split{part}"), split, &[value])?[*group]);
+                    let (before, taken) = (group * (channels / groups), channels / groups);
+                    let cuts = [before, taken, channels - before - taken];
+                    let cuts: Vec<usize> = cuts.into_iter().filter(|&n| n > 0).collect();
+                    let split = Split { axis: 1, parts: cuts };
+                    let outputs = self.node(&format!("{name}.split{part}"), split, &[value])?;
+                    parts.push(outputs[usize::from(before > 0)]);
                 }
                 match parts.as_slice() {
                     [one] => Ok(*one),
@@ -478,5 +482,38 @@ mod tests {
         let options = ImportOptions { size_px: Some([32, 64]), ..ImportOptions::default() };
         let graph = import_darknet(&cfg, &file(&floats), "x", &options).unwrap();
         assert_eq!(graph.fact(graph.inputs[0]).shape, [1, 4, 64, 32]);
+    }
+
+    #[test]
+    fn damaged_cfgs_never_panic() {
+        let cfg = format!(
+            "{NET}[conv]\nfilters=6\nsize=3\npad=1\nactivation=mish\n[maxpool]\nsize=2\nstride=1\n[route]\nlayers=-1,0\n\
+             groups=2\ngroup_id=1\n[shortcut]\nfrom=-3\n[upsample]\nstride=2\n[reorg3d]\nstride=2\n[connected]\noutput=7\n\
+             [yolo]\nclasses=2\nanchors=1,2\n[route]\nlayers=2\n[batchnorm]\n[avgpool]\n[softmax]\ngroups=3\n"
+        );
+        let mut state = 1u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let mut built = 0;
+        for _ in 0..4000 {
+            let mut bytes = cfg.clone().into_bytes();
+            for _ in 0..1 + random(3) {
+                let at = random(bytes.len());
+                match random(4) {
+                    0 => bytes[at] = b"0123456789-,[]=#\n.e"[random(19)],
+                    1 => bytes.insert(at, b"0123456789-"[random(11)]),
+                    2 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let text = String::from_utf8(bytes).unwrap();
+            let Ok(sections) = cfg::parse(&text) else { continue };
+            let Ok(network) = Network::read(&sections, "x", None) else { continue };
+            let Some([floats, _]) = network.floats().filter(|f| f[0] < 100_000) else { continue };
+            built += usize::from(import(&text, &vec![1.0; floats]).is_ok());
+        }
+        assert!(built > 200, "only {built} of the damaged files could still be built");
     }
 }
