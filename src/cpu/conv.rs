@@ -302,6 +302,16 @@ pub(super) fn distance(map: &FeatureMap, n: usize, y: usize, x: usize) -> usize 
     n * map.image_stride + y * map.row_stride + x * map.pixel_stride
 }
 
+/// The taps of a window that meet the picture along one axis, for output position `at`.
+#[inline(always)]
+pub(super) fn taps_inside(window: &Window, axis: usize, at: usize, len: usize) -> std::ops::Range<usize> {
+    let corner = at * window.stride[axis];
+    let (pad, step) = (window.pads[axis], window.dilation[axis]);
+    let first = pad.saturating_sub(corner).div_ceil(step);
+    let end = (len + pad).saturating_sub(corner).div_ceil(step).min(window.kernel[axis]);
+    first.min(end)..end
+}
+
 #[repr(align(64))]
 struct TileBuffer([f32; TILE_MAX]);
 

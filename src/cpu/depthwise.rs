@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::conv::{Maps, distance, windowed_maps};
+use super::conv::{Maps, distance, taps_inside, windowed_maps};
 use super::simd::tile::{Epilogue, Finish};
 use super::simd::{self, Aligned, Vector, Work};
 use super::{Isa, threads};
@@ -142,16 +142,6 @@ impl Work for Pixel<'_> {
         // SAFETY: a pixel of dst.
         unsafe { self.rows.pixel::<V>(n, y, x) };
     }
-}
-
-/// The taps of a window that meet the picture along one axis, for output position `at`.
-#[inline(always)]
-fn taps_inside(window: &Window, axis: usize, at: usize, len: usize) -> Range<usize> {
-    let corner = at * window.stride[axis];
-    let (pad, step) = (window.pads[axis], window.dilation[axis]);
-    let first = pad.saturating_sub(corner).div_ceil(step);
-    let end = (len + pad).saturating_sub(corner).div_ceil(step).min(window.kernel[axis]);
-    first.min(end)..end
 }
 
 impl Rows<'_> {

@@ -1,5 +1,6 @@
 //! What makes twins fast: packed weights, register-blocked micro-kernels, threads.
 
+pub(crate) mod blocks;
 pub mod conv;
 pub mod copy;
 pub mod depthwise;

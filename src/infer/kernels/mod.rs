@@ -13,5 +13,5 @@ pub mod resize;
 pub mod softmax;
 
 mod conv_direct;
-mod walk;
+pub(crate) mod walk;
 mod wgsl;

@@ -24,7 +24,7 @@ pub struct Pool {
 
 impl Pool {
     /// Taps of output `out` along an axis that count in a mean: those in the picture, or in the padded picture.
-    fn counted(&self, axis: usize, size: usize, out: usize, include_pad: bool) -> usize {
+    pub(crate) fn counted(&self, axis: usize, size: usize, out: usize, include_pad: bool) -> usize {
         let (before, after) = (self.window.pads[axis], self.window.pads[axis + 2]);
         let counts = |tap: &usize| {
             let padded = out * self.window.stride[axis] + tap * self.window.dilation[axis];

@@ -142,6 +142,21 @@ impl Resize {
     }
 }
 
+impl Resize {
+    /// Per output row and per output column: two source neighbours and the weight of the second (0 for nearest).
+    pub(crate) fn neighbours(&self, step: &Step) -> [Vec<(usize, usize, f32)>; 2] {
+        let shape = &step.writes[0].shape;
+        let axes = self.axes(step);
+        std::array::from_fn(|i| {
+            let of = |x| match self.interpolation {
+                Interpolation::Linear => axes[i].linear(x),
+                Interpolation::Nearest(_) => (axes[i].nearest(x), axes[i].nearest(x), 0.0),
+            };
+            (0..shape[2 + i]).map(of).collect()
+        })
+    }
+}
+
 impl Kernel for Resize {
     fn stem(&self) -> &'static str {
         "resize"
