@@ -1,6 +1,7 @@
-// What the decode shaders append to and NMS reads. Rust: CandidatesHeader (64 bytes) and RawDetection (32 bytes each)
-// in src/decode. The shader that includes this declares
-// `@group(0) @binding(N) var<storage, read_write> candidates: Candidates;`.
+// What the decode shaders append to and NMS reads: always binding 0. Rust: CandidatesHeader (64 bytes) and RawDetection
+// (32 bytes each) in src/decode.
+@group(0) @binding(0) var<storage, read_write> candidates: Candidates;
+
 struct Candidate {
     // left, top, right, bottom in pixels of the network's input
     bounds: vec4<f32>,

@@ -3,13 +3,14 @@
 // Channels: objectness, r0 r1 r2 r3, softmaxed classes. Cell (i, j) of COLS x ROWS, input W x H:
 // score = obj^0.6 class^0.4 (best class), cx = (i + tanh r0) W/COLS, cy = (j + tanh r1) H/ROWS,
 // w = logistic(r2) W, h = logistic(r3) H.
-// Bindings: 0 the output's buffer, element (channel, y, x) at OFFSET + channel CHANNEL_STRIDE + y Y_STRIDE +
-// x X_STRIDE; 1 candidates.
+// Bindings: 0 candidates, 1 the output's buffer, element (channel, y, x) at OFFSET + channel CHANNEL_STRIDE +
+// y Y_STRIDE + x X_STRIDE.
 // Tile: one thread per cell. Dispatch: ceil(COLS ROWS / 64) workgroups, spread over x and y (ROW threads per y).
 
+// include: candidates
+
 alias S = f32;
-@group(0) @binding(0) var<storage, read> src: array<S>;
-@group(0) @binding(1) var<storage, read_write> candidates: Candidates;
+@group(0) @binding(1) var<storage, read> src: array<S>;
 
 const ROW: u32 = 64u;
 const COLS: u32 = 1u;

@@ -3,14 +3,15 @@
 //
 // Cell (i, j): class probabilities, and for each side BINS logits; d = s * sum_k k softmax(logits)_k;
 // box = point - (d_left, d_top) .. point + (d_right, d_bottom), point = (i + POINT, j + POINT) s. Score: best class.
-// Bindings: 0 buffer of the classes, 1 buffer of the box logits, element (cell, k) at OFFSET + cell ROW_STRIDE +
-// k COLUMN_STRIDE of each; 2 candidates.
+// Bindings: 0 candidates, 1 buffer of the classes, 2 buffer of the box logits, element (cell, k) at
+// OFFSET + cell ROW_STRIDE + k COLUMN_STRIDE of each.
 // Tile: one thread per cell. Dispatch: ceil(CELLS / 64) workgroups, spread over x and y (ROW threads per y).
 
+// include: candidates
+
 alias S = f32;
-@group(0) @binding(0) var<storage, read> class_src: array<S>;
-@group(0) @binding(1) var<storage, read> box_src: array<S>;
-@group(0) @binding(2) var<storage, read_write> candidates: Candidates;
+@group(0) @binding(1) var<storage, read> class_src: array<S>;
+@group(0) @binding(2) var<storage, read> box_src: array<S>;
 
 const ROW: u32 = 64u;
 const CELLS: u32 = 1u;
@@ -82,8 +83,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let box_base = BOX_OFFSET + cell * BOX_ROW_STRIDE;
     let cx = (f32(cell % COLS) + POINT) * STRIDE_PX;
     let cy = (f32(cell / COLS) + POINT) * STRIDE_PX;
-    //unroll k 4
-    let d_k = distance_to(box_base + k * BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
-    //end
-    append(vec4<f32>(cx - d_0, cy - d_1, cx + d_2, cy + d_3), best, class_id, FIRST + cell);
+    let left = distance_to(box_base) * STRIDE_PX;
+    let top = distance_to(box_base + BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
+    let right = distance_to(box_base + 2u * BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
+    let bottom = distance_to(box_base + 3u * BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
+    append(vec4<f32>(cx - left, cy - top, cx + right, cy + bottom), best, class_id, FIRST + cell);
 }

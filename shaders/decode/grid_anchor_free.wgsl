@@ -2,12 +2,13 @@
 //
 // Row a of the output: x y w h objectness class_0 ...; cell (i, j) of stride s:
 // cx = (x + i) s, cy = (y + j) s, w = e^w s, h = e^h s, score = objectness * class (the best one).
-// Bindings: 0 the output's buffer, element (a, k) at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE; 1 candidates.
+// Bindings: 0 candidates, 1 the output's buffer, element (a, k) at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE.
 // Tile: one thread per anchor. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 
+// include: candidates
+
 alias S = f32;
-@group(0) @binding(0) var<storage, read> src: array<S>;
-@group(0) @binding(1) var<storage, read_write> candidates: Candidates;
+@group(0) @binding(1) var<storage, read> src: array<S>;
 
 const ROW: u32 = 64u;
 const ANCHORS: u32 = 1u;

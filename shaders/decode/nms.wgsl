@@ -11,7 +11,8 @@
 // count, number of candidates found, reserved; then Candidate items, best first).
 // Tile: everything. Dispatch: one workgroup of 256 threads; 12 KiB of workgroup memory.
 
-@group(0) @binding(0) var<storage, read_write> candidates: Candidates;
+// include: candidates
+
 @group(0) @binding(1) var<storage, read_write> detections: Detections;
 
 const CAPACITY: u32 = 1024u;

@@ -3,14 +3,15 @@
 //
 // Score: the best class but the background. DECODED: the box is x0 y0 x1 y1 in fractions of the input. Otherwise
 // offsets d from a prior p: centre = p_c + 0.1 d p_size, size = p_size e^(0.2 d).
-// Bindings: 0 buffer of the scores (CLASS_OFFSET is that of the first class after the background), 1 buffer of the
-// boxes, element (a, k) at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE of each; 2 candidates.
+// Bindings: 0 candidates, 1 buffer of the scores (CLASS_OFFSET is that of the first class after the background),
+// 2 buffer of the boxes, element (a, k) at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE of each.
 // Tile: one thread per anchor. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 
+// include: candidates
+
 alias S = f32;
-@group(0) @binding(0) var<storage, read> class_src: array<S>;
-@group(0) @binding(1) var<storage, read> box_src: array<S>;
-@group(0) @binding(2) var<storage, read_write> candidates: Candidates;
+@group(0) @binding(1) var<storage, read> class_src: array<S>;
+@group(0) @binding(2) var<storage, read> box_src: array<S>;
 
 const ROW: u32 = 64u;
 const ANCHORS: u32 = 1u;
@@ -24,7 +25,10 @@ const CLASS_COLUMN_STRIDE: u32 = 1u;
 const BOX_OFFSET: u32 = 0u;
 const BOX_ROW_STRIDE: u32 = 4u;
 const BOX_COLUMN_STRIDE: u32 = 1u;
-const k: u32 = 0u;
+
+fn at(base: u32, column: u32) -> f32 {
+    return f32(box_src[base + column * BOX_COLUMN_STRIDE]);
+}
 
 // Centre and size of a prior, clipped to the input.
 fn prior(i: u32, j: u32, stride: f32, side_px: f32) -> vec4<f32> {
@@ -54,13 +58,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let box_base = BOX_OFFSET + anchor * BOX_ROW_STRIDE;
-    //unroll k 4
-    let b_k = f32(box_src[box_base + k * BOX_COLUMN_STRIDE]);
-    //end
-    var bounds = vec4<f32>(b_0 * INPUT_W, b_1 * INPUT_H, b_2 * INPUT_W, b_3 * INPUT_H);
+    let b = vec4<f32>(at(box_base, 0u), at(box_base, 1u), at(box_base, 2u), at(box_base, 3u));
+    var bounds = vec4<f32>(b.x * INPUT_W, b.y * INPUT_H, b.z * INPUT_W, b.w * INPUT_H);
     if (!DECODED) {
         let p = prior_of(anchor);
-        bounds = corners(p.x + b_0 * 0.1 * p.z, p.y + b_1 * 0.1 * p.w, p.z * side(b_2 * 0.2), p.w * side(b_3 * 0.2));
+        bounds = corners(p.x + b.x * 0.1 * p.z, p.y + b.y * 0.1 * p.w, p.z * side(b.z * 0.2), p.w * side(b.w * 0.2));
     }
     append(bounds, best, class_id, anchor);
 }

@@ -2,14 +2,15 @@
 //
 // Channel a (5 + CLASSES) + k of cell (i, j), k: x y w h objectness classes. cx = (i + p(x) SCALE_X_Y - BETA) CELL_W,
 // w = e^w A_w, score = p(objectness) p(class), p = logistic; with NEW_COORDS p(v) = v and w = (2w)^2 A_w.
-// Bindings: 0 the map's buffer, element (channel, y, x) at OFFSET + channel CHANNEL_STRIDE + y Y_STRIDE + x X_STRIDE;
-// 1 candidates.
+// Bindings: 0 candidates, 1 the map's buffer, element (channel, y, x) at OFFSET + channel CHANNEL_STRIDE +
+// y Y_STRIDE + x X_STRIDE.
 // Tile: one thread per anchor box, counted anchor, row, column. Dispatch: ceil(BOXES / 64) workgroups, spread over
 // x and y (ROW threads per y).
 
+// include: candidates
+
 alias S = f32;
-@group(0) @binding(0) var<storage, read> src: array<S>;
-@group(0) @binding(1) var<storage, read_write> candidates: Candidates;
+@group(0) @binding(1) var<storage, read> src: array<S>;
 
 const ROW: u32 = 64u;
 const BOXES: u32 = 1u;

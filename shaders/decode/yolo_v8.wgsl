@@ -3,12 +3,13 @@
 //
 // Anchor a: cx cy w h in pixels of the input, then an objectness if OBJECTNESS, then class probabilities.
 // score = best class (* objectness).
-// Bindings: 0 the output's buffer, number k of anchor a at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE; 1 candidates.
+// Bindings: 0 candidates, 1 the output's buffer, number k of anchor a at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE.
 // Tile: one thread per anchor. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 
+// include: candidates
+
 alias S = f32;
-@group(0) @binding(0) var<storage, read> src: array<S>;
-@group(0) @binding(1) var<storage, read_write> candidates: Candidates;
+@group(0) @binding(1) var<storage, read> src: array<S>;
 
 const ROW: u32 = 64u;
 const ANCHORS: u32 = 1u;

@@ -118,7 +118,8 @@ impl GpuDecode {
             .variants(views, precision)
             .into_iter()
             .map(|(variant, outputs)| {
-                let bindings = outputs.into_iter().map(GpuBinding::Output).chain([GpuBinding::Candidates]).collect();
+                let bindings =
+                    [GpuBinding::Candidates].into_iter().chain(outputs.into_iter().map(GpuBinding::Output)).collect();
                 (variant, bindings)
             })
             .collect();

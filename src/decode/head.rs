@@ -65,7 +65,7 @@ pub trait Head: Debug + Send + Sync {
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>);
 
     /// The shaders that append the same candidates (best class of each anchor only) to a buffer, each with the indices
-    /// of the outputs it binds, in order; the candidates buffer is bound after them. `views` are those of all outputs.
+    /// of the outputs it binds, in order, after the candidates buffer. `views` are those of all outputs.
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)>;
 
     /// Points of the object at an anchor, in pixels of the network's input.
@@ -198,7 +198,6 @@ impl<'a> Signature<'a> {
             let Some(node) = producers[value.0].map(|n| &self.graph.nodes[n]) else { continue };
             match node.op.name() {
                 "Concat" => pending.extend(node.inputs.iter().rev().flatten()),
-                // Darknet's name for it.
                 _ if node.op.is_view() => pending.extend(node.inputs.first().copied().flatten()),
                 name => found.push(name),
             }
