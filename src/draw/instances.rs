@@ -2,7 +2,7 @@
 
 use super::font::Atlas;
 use super::layout::{LabelTable, lay_out};
-use super::palette::Rgba;
+use super::palette::{Rgba, class_colour, outline_colour};
 use crate::decode::{Detection, RawDetection};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
@@ -85,7 +85,7 @@ fn perimeter_half_px(picture_px: [u32; 2]) -> u32 {
 
 /// The rectangles for these detections, best first, on a picture of `picture_px` (width, height).
 ///
-/// All boxes come before all labels; among both, the best comes last and so lies on top. A box with a coordinate that
+/// All boxes come first, then all labels, then all landmarks; among each, the best comes last and so lies on top. A box with a coordinate that
 /// is not finite, one that is inside out, and one outside the picture draw nothing.
 pub fn instances(detections: &[Detection], picture_px: [u32; 2], style: &Style) -> Instances {
     let mut labels: Vec<(u32, &str)> = Vec::new();
@@ -103,13 +103,35 @@ pub fn instances(detections: &[Detection], picture_px: [u32; 2], style: &Style) 
         .collect();
     let atlas = style.atlas(picture_px);
     let table = LabelTable::new(labels, picture_px, style, &atlas);
-    Instances { list: lay_out(&raw, &table, usize::MAX), atlas }
+    let mut list = lay_out(&raw, &table, usize::MAX);
+    for d in detections.iter().rev() {
+        list.extend(d.landmarks.iter().flat_map(|&point| landmark(point, d.class, picture_px, style)));
+    }
+    Instances { list, atlas }
+}
+
+/// A square on the pixel of a landmark, with a dark line around it; nothing when the point lies outside.
+fn landmark(point_px: [f32; 2], class: u32, picture_px: [u32; 2], style: &Style) -> Vec<Instance> {
+    let side = picture_px.map(|v| v.min(1 << 24) as i32);
+    let [x, y] = point_px.map(|v| v.floor());
+    if !(x >= 0.0 && y >= 0.0 && x < side[0] as f32 && y < side[1] as f32) {
+        return Vec::new();
+    }
+    let fill = class_colour(class);
+    let half_px = style.line_px(picture_px) as i32;
+    let square = |half_px: i32, colour| {
+        let [x, y] = [x as i32, y as i32];
+        let low = [(x - half_px).max(0), (y - half_px).max(0)];
+        let high = [(x + half_px + 1).min(side[0]), (y + half_px + 1).min(side[1])];
+        Instance { rect_px: [low[0], low[1], high[0], high[1]], texel_px: [0, 0], colour, source: SOLID }
+    };
+    vec![square(half_px + 1, outline_colour(fill)), square(half_px, fill)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draw::palette::{class_colour, ink_colour, outline_colour};
+    use crate::draw::palette::ink_colour;
 
     fn found(bounds: [f32; 4]) -> Detection {
         Detection { class: 2, label: "car".into(), score: 0.876, bounds, landmarks: Vec::new() }
@@ -225,6 +247,17 @@ mod tests {
         let glyphs: Vec<_> = drawn.list.iter().filter(|i| i.source == GLYPH).collect();
         assert_eq!(glyphs.len(), 48 + 4, "47 boxes, an ellipsis, a score");
         assert!(glyphs[..47].iter().all(|g| g.texel_px == glyphs[0].texel_px));
+    }
+
+    #[test]
+    fn landmarks_are_squares_inside_the_picture() {
+        let mut d = found([10.0, 10.0, 60.0, 60.0]);
+        let without = instances(&[d.clone()], [100, 80], &Style::default()).list;
+        d.landmarks = vec![[20.9, 30.0], [0.0, 79.5], [f32::NAN, 3.0], [100.0, 3.0], [-0.5, 3.0], [3.0, f32::INFINITY]];
+        let list = instances(&[d], [100, 80], &Style::default()).list;
+        assert_eq!(list[..without.len()], without);
+        let squares: Vec<[i32; 4]> = list[without.len()..].iter().map(|i| i.rect_px).collect();
+        assert_eq!(squares, [[18, 28, 23, 33], [19, 29, 22, 32], [0, 77, 3, 80], [0, 78, 2, 80]]);
     }
 
     #[test]

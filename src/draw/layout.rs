@@ -4,7 +4,7 @@
 use super::font::{Atlas, glyph_index};
 use super::instances::{GLYPH, Instance, SOLID, Style};
 use super::palette::{Rgba, class_colour, ink_colour, outline_colour};
-use crate::decode::RawDetection;
+use crate::decode::{DetectionsHeader, RawDetection};
 use crate::shader::{Variant, VariantBuilder};
 use bytemuck::{Pod, Zeroable};
 
@@ -18,7 +18,7 @@ pub const LABEL_CHARACTERS: usize = 48;
 const OUTLINE_PX: i32 = 1;
 
 /// Words before the detections in the buffer that NMS writes; the first is their number.
-pub const FOUND_HEADER_WORDS: usize = 16;
+pub const FOUND_HEADER_WORDS: usize = size_of::<DetectionsHeader>() / 4;
 
 /// Words of the table's header.
 pub const HEADER_WORDS: usize = 16;
