@@ -57,6 +57,22 @@ impl Memory {
             .collect()
     }
 
+    /// Several buffers as plain slices at once.
+    pub fn slices(&mut self, ids: &[BufferId]) -> Vec<&[f32]> {
+        // SAFETY: UnsafeCell<f32> has the layout of f32, and while the exclusive borrow lasts nobody writes.
+        let arena: &[f32] = unsafe { &*(std::ptr::from_mut::<[UnsafeCell<f32>]>(&mut self.arena) as *const [f32]) };
+        ids.iter()
+            .map(|id| {
+                let (offset, len) = self.spans[id.0];
+                &arena[offset..offset + len]
+            })
+            .collect()
+    }
+
+    pub fn len_bytes(&self) -> usize {
+        self.arena.len() * size_of::<f32>()
+    }
+
     fn all(arena: &mut [UnsafeCell<f32>]) -> &[Cell<f32>] {
         // SAFETY: Cell<f32> has the layout of UnsafeCell<f32> (it is a transparent wrapper of it), and the exclusive
         // borrow keeps other threads away for as long as the cells are visible.

@@ -8,8 +8,10 @@ pub mod elementwise;
 pub mod isa;
 pub mod matmul;
 pub mod memory;
+pub mod peak;
 pub mod pool;
 pub mod resize;
+pub mod session;
 pub(crate) mod simd;
 #[cfg(test)]
 mod testing;
@@ -17,3 +19,13 @@ pub mod threads;
 
 pub use isa::Isa;
 pub use memory::Memory;
+pub use session::{CpuError, CpuSession};
+
+/// The processor and the instructions used on it, as a person would name them.
+pub fn processor_name(isa: Isa) -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = ["model name", "Model", "Hardware", "Processor"].iter().find_map(|key| {
+        text.lines().find(|l| l.starts_with(key)).and_then(|l| l.split_once(':')).map(|(_, v)| v.trim().to_string())
+    });
+    format!("{} ({})", name.unwrap_or_else(|| std::env::consts::ARCH.to_string()), isa.name())
+}

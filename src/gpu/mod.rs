@@ -7,6 +7,7 @@ pub mod buffer;
 pub mod device;
 pub mod dispatch;
 pub mod draw;
+pub mod frame_loop;
 pub mod probe;
 pub mod profile;
 pub mod session;
@@ -14,6 +15,7 @@ pub mod session;
 pub use buffer::Readback;
 pub use device::{AdapterKind, AdapterReport, Gpu, GpuApi, GpuOptions, test_gpu};
 pub use dispatch::Dispatch;
+pub use frame_loop::FrameLoop;
 pub use session::GpuSession;
 
 /// What can go wrong on a GPU.

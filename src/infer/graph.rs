@@ -164,6 +164,27 @@ impl Graph {
         producers
     }
 
+    /// Makes every reader of `old`, and the graph's outputs, read `new` instead.
+    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
+        for node in &mut self.nodes {
+            for input in node.inputs.iter_mut().flatten() {
+                if *input == old {
+                    *input = new;
+                }
+            }
+        }
+        for output in &mut self.outputs {
+            if *output == old {
+                *output = new;
+            }
+        }
+        for head in &mut self.darknet_heads {
+            if head.output == old {
+                head.output = new;
+            }
+        }
+    }
+
     /// Multiply-accumulates of one inference.
     pub fn macs(&self) -> u64 {
         self.nodes

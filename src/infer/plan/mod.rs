@@ -1,6 +1,8 @@
 //! From graph to plan: the passes, and the plain list of steps that both backends walk.
 
 pub mod lower;
+pub mod memory;
+pub mod passes;
 pub mod step;
 pub mod transfer;
 pub mod view;

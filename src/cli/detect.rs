@@ -1,0 +1,225 @@
+//! `eyas detect`: pictures in; annotated pictures, a table or JSON out.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use eyas::acquire::{self, pictures::save};
+use eyas::decode::Labels;
+use eyas::draw::Style;
+use eyas::{DecodeOptions, Detection, Detector, Frame, StageTimes};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::CliError;
+use super::options::Common;
+use super::report::{print_line, print_table, stderr_is_terminal};
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct HeadArgs {
+    /// Name of the detection head, where it is not recognised (a wrong name lists all)
+    #[arg(long, value_name = "NAME")]
+    pub head: Option<String>,
+    /// Drop detections with a lower score [default: the head's]
+    #[arg(long, value_name = "SCORE", value_parser = parse_fraction)]
+    pub conf: Option<f32>,
+    /// Of two boxes of a class that overlap by more than this, keep the better [default: the head's]
+    #[arg(long, value_name = "IOU", value_parser = parse_fraction)]
+    pub iou: Option<f32>,
+    /// File with one class name a line
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// Only these classes, by name or number, e.g. person,dog
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',')]
+    pub classes: Vec<String>,
+    /// At most so many detections a picture [default: 300]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max: Option<u16>,
+}
+
+fn parse_fraction(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(v) if (0.0..=1.0).contains(&v) => Ok(v),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+impl HeadArgs {
+    pub fn options(&self) -> Result<DecodeOptions, CliError> {
+        let labels = match &self.labels {
+            Some(path) => Some(Labels::read(path).map_err(eyas::Error::from)?),
+            None => None,
+        };
+        Ok(DecodeOptions {
+            head: self.head.clone(),
+            score_threshold: self.conf,
+            iou_threshold: self.iou,
+            max_detections: self.max.map(usize::from),
+            labels,
+            classes: (!self.classes.is_empty()).then(|| self.classes.clone()),
+            multi_label: false,
+        })
+    }
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Pictures (JPEG, PNG, WebP, BMP) or directories of pictures
+    #[arg(value_name = "INPUT", required = true)]
+    inputs: Vec<String>,
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    head: HeadArgs,
+    /// Write the annotated picture here; a directory for several pictures
+    #[arg(short, long, value_name = "FILE or DIR")]
+    output: Option<PathBuf>,
+    /// One JSON object per picture on one line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the annotated picture of `origin` goes.
+fn output_path(output: &Path, origin: &str, many: bool) -> PathBuf {
+    if !many && !output.is_dir() {
+        return output.to_path_buf();
+    }
+    let name = Path::new(origin).file_name().unwrap_or_default();
+    let mut path = output.join(name);
+    // Pictures are read by content; only extensions that can be written are kept.
+    let writable = ["jpg", "jpeg", "png", "webp", "bmp"];
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    if !writable.contains(&extension.as_str()) {
+        path.set_extension("png");
+    }
+    path
+}
+
+/// Rounded for output: a thousandth of a pixel, a hundred-thousandth of a score.
+fn rounded(value: f32, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (f64::from(value) * scale).round() / scale
+}
+
+fn json_line(
+    origin: &str,
+    frame: &Frame,
+    model: &str,
+    detector: &Detector,
+    found: &[Detection],
+    ms: &StageTimes,
+) -> String {
+    let detections: Vec<_> = found
+        .iter()
+        .map(|d| {
+            let mut one = json!({
+                "class": d.class,
+                "label": d.label,
+                "score": rounded(d.score, 5),
+                "box": d.bounds.map(|v| rounded(v, 3)),
+            });
+            if !d.landmarks.is_empty() {
+                one["landmarks"] = d.landmarks.iter().map(|p| p.map(|v| rounded(v, 3))).collect();
+            }
+            one
+        })
+        .collect();
+    json!({
+        "image": origin,
+        "width": frame.width,
+        "height": frame.height,
+        "model": model,
+        "backend": detector.backend(),
+        "adapter": detector.adapter(),
+        "detections": detections,
+        "ms": ms,
+    })
+    .to_string()
+}
+
+pub fn run(args: &Args) -> Result<(), CliError> {
+    let model_name = args.common.model_path()?.display().to_string();
+    let mut source = acquire::open(&args.inputs).map_err(eyas::Error::from)?;
+    let many = source.len_hint().is_none_or(|n| n > 1);
+    if let (Some(output), true) = (&args.output, many) {
+        std::fs::create_dir_all(output).map_err(|e| {
+            CliError::Runtime(format!("cannot create the directory {} for several pictures: {e}", output.display()))
+        })?;
+    }
+    let model = args.common.load_model()?;
+    let mut detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
+    log::info!("{} on {}", detector.backend(), detector.adapter());
+    let bar = match source.len_hint() {
+        Some(n) if many && stderr_is_terminal() => ProgressBar::new(n as u64),
+        _ => ProgressBar::hidden(),
+    };
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    let mut rows = Vec::new();
+    let (mut pictures, mut failed) = (0usize, 0usize);
+    let mut total_ms = 0.0;
+    loop {
+        let start = Instant::now();
+        let Some(next) = source.next() else { break };
+        let acquire_ms = start.elapsed().as_secs_f64() * 1e3;
+        let picture = match next {
+            Ok(picture) => picture,
+            // One bad picture of many does not lose the others.
+            Err(e) if many => {
+                bar.suspend(|| log::error!("{e}"));
+                failed += 1;
+                bar.inc(1);
+                continue;
+            }
+            Err(e) => return Err(eyas::Error::from(e).into()),
+        };
+        let (found, mut ms) = detector.process(&picture.frame)?;
+        ms.acquire = acquire_ms;
+        if let Some(output) = &args.output {
+            let start = Instant::now();
+            let annotated = detector.annotate(&picture.frame, &found, &Style::default())?;
+            ms.draw = start.elapsed().as_secs_f64() * 1e3;
+            let path = output_path(output, &picture.origin, many);
+            save(&path, &annotated).map_err(eyas::Error::from)?;
+        }
+        ms.total += ms.acquire + ms.draw;
+        total_ms += ms.total;
+        pictures += 1;
+        if args.json {
+            print_line(&json_line(&picture.origin, &picture.frame, &model_name, &detector, &found, &ms))?;
+        } else {
+            for d in &found {
+                let [x0, y0, x1, y1] = d.bounds;
+                let mut row = vec![d.label.clone(), format!("{:.3}", d.score)];
+                row.extend([x0, y0, x1, y1].map(|v| format!("{v:.1}")));
+                if many {
+                    row.insert(0, picture.origin.clone());
+                }
+                rows.push(row);
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if !args.json {
+        let mut headings = vec!["label", "score", "left", "top", "right", "bottom"];
+        if many {
+            headings.insert(0, "picture");
+        }
+        print_table(&headings, &rows)?;
+        print_line(&format!(
+            "{} object(s) in {pictures} picture(s), {:.1} ms a picture, {} on {}",
+            rows.len(),
+            total_ms / pictures.max(1) as f64,
+            detector.backend(),
+            detector.adapter(),
+        ))?;
+        if let Some(output) = &args.output {
+            print_line(&format!("written to {}", output.display()))?;
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        n => Err(CliError::Runtime(format!("{n} of {} picture(s) could not be read", n + pictures))),
+    }
+}

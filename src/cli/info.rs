@@ -1,0 +1,155 @@
+//! `eyas info`: what a model file holds, and what the passes made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eyas::infer::graph::{Graph, ValueId};
+use eyas::infer::import::import_file;
+use eyas::infer::plan::lower::Target;
+use eyas::infer::plan::memory::plan_arena;
+use eyas::infer::plan::step::BufferKind;
+use eyas::{Model, Plan};
+use serde_json::json;
+
+use super::CliError;
+use super::detect::HeadArgs;
+use super::options::{BackendArg, Common};
+use super::report::{print_line, print_table, si};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    head: HeadArgs,
+    /// Print what every pass did, and why it did not
+    #[arg(long)]
+    explain: bool,
+    /// One JSON object on one line
+    #[arg(long)]
+    json: bool,
+}
+
+fn op_counts(graph: &Graph) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in &graph.nodes {
+        *counts.entry(node.op.name()).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn kernel_counts(plan: &Plan) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for step in &plan.steps {
+        *counts.entry(step.kernel.stem()).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn list(counts: &BTreeMap<&'static str, usize>) -> String {
+    counts.iter().map(|(op, n)| format!("{n} {op}")).collect::<Vec<_>>().join(", ")
+}
+
+fn parameters(graph: &Graph) -> u64 {
+    let read: BTreeSet<ValueId> = graph.nodes.iter().flat_map(|n| n.inputs.iter().flatten().copied()).collect();
+    read.iter().filter_map(|&id| graph.fact(id).constant.as_ref()).map(|t| t.len() as u64).sum()
+}
+
+pub fn run(args: &Args) -> Result<(), CliError> {
+    let common = &args.common;
+    let imported = import_file(common.model_path()?, common.weights.as_deref(), &common.import_options())
+        .map_err(eyas::Error::from)?;
+    let file_ops = op_counts(&imported);
+    let model = Model::from_graph(imported);
+    let target = if common.backend == BackendArg::Gpu { Target::GPU } else { Target::CPU };
+    let (plan, notes) = model.plan(target)?;
+    let graph = &model.graph;
+    let head = model.decoder(&args.head.options()?);
+    let activation_bytes: usize =
+        plan.buffers.iter().filter(|b| !matches!(b.kind, BufferKind::Constant(_))).map(|b| b.len_elements * 4).sum();
+    let arena_bytes = plan_arena(&plan).len_elements * 4;
+    let port = |id: &ValueId| {
+        let v = graph.value(*id);
+        (v.name.clone(), v.fact.dtype.to_string(), v.fact.shape.clone())
+    };
+    let inputs: Vec<_> = graph.inputs.iter().map(port).collect();
+    let outputs: Vec<_> = graph.outputs.iter().map(port).collect();
+    let kernels = kernel_counts(&plan);
+    if args.json {
+        let as_json = |ports: &[(String, String, Vec<usize>)]| -> Vec<serde_json::Value> {
+            ports.iter().map(|(name, dtype, shape)| json!({"name": name, "dtype": dtype, "shape": shape})).collect()
+        };
+        let value = json!({
+            "model": graph.name,
+            "format": format!("{:?}", graph.format).to_lowercase(),
+            "inputs": as_json(&inputs),
+            "outputs": as_json(&outputs),
+            "ops": file_ops,
+            "kernels": kernels,
+            "steps": plan.steps.len(),
+            "parameters": parameters(graph),
+            "macs": graph.macs(),
+            "activation_bytes": activation_bytes,
+            "arena_bytes": arena_bytes,
+            "head": head.as_ref().ok().map(|h| h.name.to_string()),
+        });
+        return print_line(&value.to_string());
+    }
+    print_line(&format!("{} ({:?})", graph.name, graph.format))?;
+    for (kind, ports) in [("input", &inputs), ("output", &outputs)] {
+        for (name, dtype, shape) in ports {
+            print_line(&format!("  {kind:<7} {name} {dtype} {shape:?}"))?;
+        }
+    }
+    match &head {
+        Ok(h) => print_line(&format!(
+            "  head    {}: {} classes, {} anchors; score {}, IoU {}; input {:?} {:?}, mean {:?}, std {:?}",
+            h.name,
+            h.head().classes(),
+            h.head().anchors(),
+            h.score_threshold,
+            h.iou_threshold,
+            h.preprocess.fit,
+            h.preprocess.order,
+            h.preprocess.mean,
+            h.preprocess.std
+        ))?,
+        Err(why) => print_line(&format!("  head    none: {why}"))?,
+    }
+    print_line(&format!(
+        "  {} parameters, {} MACs, {:.1} MiB of activations ({:.1} MiB with constants after sharing memory)",
+        si(parameters(graph) as f64),
+        si(graph.macs() as f64),
+        activation_bytes as f64 / 1_048_576.0,
+        arena_bytes as f64 / 1_048_576.0,
+    ))?;
+    print_line(&format!("  read    {}", list(&file_ops)))?;
+    print_line(&format!("  passes  {}", list(&op_counts(graph))))?;
+    print_line(&format!("  steps   {}: {}", plan.steps.len(), list(&kernels)))?;
+    if args.explain {
+        explain(&model, &plan, &notes)?;
+    }
+    Ok(())
+}
+
+fn explain(model: &Model, plan: &Plan, notes: &[String]) -> Result<(), CliError> {
+    for pass in &model.passes {
+        print_line(&format!("\n{}: {} time(s)", pass.pass, pass.applied))?;
+        for note in &pass.notes {
+            print_line(&format!("    {note}"))?;
+        }
+    }
+    print_line(&format!("\nlay values out in memory: {} note(s)", notes.len()))?;
+    for note in notes {
+        print_line(&format!("    {note}"))?;
+    }
+    print_line("")?;
+    let place = |v: &eyas::infer::plan::View| format!("b{}+{} {:?}", v.buffer.0, v.offset, v.shape);
+    let places = |views: &[eyas::infer::plan::View]| views.iter().map(place).collect::<Vec<_>>().join(" | ");
+    let rows: Vec<Vec<String>> = plan
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(i, s)| vec![i.to_string(), s.kernel.label(), places(&s.reads), places(&s.writes), s.node.clone()])
+        .collect();
+    print_table(&["step", "kernel", "reads", "writes", "node"], &rows)
+}

@@ -1,0 +1,111 @@
+//! Options that all commands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use eyas::infer::import::ImportOptions;
+use eyas::{Backend, GpuApi, Model, Precision, SessionOptions};
+
+use super::CliError;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// A real GPU if there is one, else the CPU
+    Auto,
+    /// Any GPU adapter, a software one too
+    Gpu,
+    Cpu,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum GpuApiArg {
+    Vulkan,
+    Metal,
+    Gles,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PrecisionArg {
+    F32,
+    F16,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct Common {
+    /// Model file: .onnx, or .cfg with its .weights beside it
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Weights of a Darknet .cfg [default: the .cfg's name with .weights]
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendArg,
+    /// Interface to the GPU [default: the best that works]
+    #[arg(long, value_enum)]
+    pub gpu_api: Option<GpuApiArg>,
+    /// Use the GPU adapter whose name contains this
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// CPU threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Input size for models that leave it open, e.g. 640x480
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+    /// How activations and weights are stored on the GPU [default: f32]
+    #[arg(long, value_enum)]
+    pub precision: Option<PrecisionArg>,
+    /// Say more (-vv: everything)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+fn parse_size(text: &str) -> Result<[usize; 2], String> {
+    let parts = text.split_once(['x', 'X']).and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
+    match parts {
+        Some([w, h]) if (1..=16384).contains(&w) && (1..=16384).contains(&h) => Ok([w, h]),
+        _ => Err("expected WIDTHxHEIGHT in pixels, e.g. 640x480".into()),
+    }
+}
+
+impl Common {
+    /// The model file, or an explanation of how to name one.
+    pub fn model_path(&self) -> Result<&Path, CliError> {
+        self.model.as_deref().ok_or_else(|| {
+            CliError::Usage(
+                "no model given, and this version has no embedded detector yet: name one with -m FILE \
+                 (.onnx, or .cfg with its .weights); models/shapes.onnx in the source tree is a tiny one to try"
+                    .into(),
+            )
+        })
+    }
+
+    pub fn import_options(&self) -> ImportOptions {
+        ImportOptions { size_px: self.size, ..ImportOptions::default() }
+    }
+
+    pub fn load_model(&self) -> Result<Model, CliError> {
+        Ok(Model::load(self.model_path()?, self.weights.as_deref(), &self.import_options())?)
+    }
+
+    pub fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            backend: match self.backend {
+                BackendArg::Auto => Backend::Auto,
+                BackendArg::Gpu => Backend::Gpu,
+                BackendArg::Cpu => Backend::Cpu,
+            },
+            gpu_api: self.gpu_api.map(|api| match api {
+                GpuApiArg::Vulkan => GpuApi::Vulkan,
+                GpuApiArg::Metal => GpuApi::Metal,
+                GpuApiArg::Gles => GpuApi::Gles,
+            }),
+            adapter: self.adapter.clone(),
+            threads: self.threads.map(usize::from),
+            precision: self.precision.map(|p| match p {
+                PrecisionArg::F32 => Precision::F32,
+                PrecisionArg::F16 => Precision::F16,
+            }),
+        }
+    }
+}

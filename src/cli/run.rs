@@ -1,0 +1,45 @@
+//! `eyas run`: a network on raw tensors.
+
+use std::path::PathBuf;
+
+use eyas::{Session, Tensor};
+
+use super::options::Common;
+use super::{CliError, npy};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    pub common: Common,
+    /// An input tensor, once per input; float32 in the file's axis order
+    #[arg(long = "input", value_name = "NAME=X.npy", required = true, value_parser = parse_input)]
+    inputs: Vec<(String, PathBuf)>,
+    /// Where to write each output as NAME.npy (a '/' in a name becomes '_')
+    #[arg(long, value_name = "DIR")]
+    output_dir: PathBuf,
+}
+
+fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
+    match text.rsplit_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_string(), path.into())),
+        _ => Err("expected NAME=FILE.npy".into()),
+    }
+}
+
+pub fn run(args: &Args) -> Result<(), CliError> {
+    let model = args.common.load_model()?;
+    let mut session = Session::new(&model, &args.common.session_options())?;
+    log::info!("{} on {}", session.backend(), session.adapter());
+    let mut inputs: Vec<(&str, Tensor)> = Vec::new();
+    for (name, path) in &args.inputs {
+        inputs.push((name, npy::read(path)?));
+    }
+    let outputs = session.run(&inputs)?;
+    let dir = &args.output_dir;
+    std::fs::create_dir_all(dir).map_err(|e| CliError::Runtime(format!("cannot create {}: {e}", dir.display())))?;
+    for (name, tensor) in outputs {
+        let file = name.replace(['/', '\\'], "_");
+        npy::write(&dir.join(format!("{file}.npy")), &tensor)?;
+    }
+    Ok(())
+}

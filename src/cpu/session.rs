@@ -1,0 +1,159 @@
+//! Walks a plan on the CPU.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Isa, Memory};
+use crate::infer::kernel::FastKernel;
+use crate::infer::plan::memory::plan_arena;
+use crate::infer::plan::step::{BufferKind, Plan};
+use crate::infer::plan::transfer;
+use crate::infer::plan::view::{BufferId, View};
+use crate::infer::tensor::Tensor;
+
+/// Why a plan cannot be run on the CPU.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CpuError {
+    #[error("the network needs {needed_bytes} bytes of activations, more than the limit of {limit_bytes} bytes")]
+    TooLarge { needed_bytes: usize, limit_bytes: usize },
+    #[error("could not start {threads} threads: {why}")]
+    Threads { threads: usize, why: String },
+}
+
+/// Activations and constants of one network may take this much.
+const MEMORY_LIMIT_BYTES: usize = if cfg!(target_pointer_width = "32") { 1 << 30 } else { 8 << 30 };
+
+/// A plan ready to run: memory allocated, weights packed, threads waiting.
+pub struct CpuSession {
+    plan: Arc<Plan>,
+    memory: Memory,
+    /// Per step, where there is something faster than the twin.
+    fast: Vec<Option<Box<dyn FastKernel>>>,
+    /// `None` for one thread: everything runs on the caller's.
+    pool: Option<rayon::ThreadPool>,
+}
+
+impl CpuSession {
+    /// Prepares a plan made for [`crate::infer::plan::lower::Target::CPU`].
+    ///
+    /// # Errors
+    /// When memory or threads cannot be had.
+    pub fn new(plan: Arc<Plan>, isa: Isa, threads: usize) -> Result<CpuSession, CpuError> {
+        let arena = plan_arena(&plan);
+        let needed_bytes = arena.len_elements.saturating_mul(size_of::<f32>());
+        if needed_bytes > MEMORY_LIMIT_BYTES {
+            return Err(CpuError::TooLarge { needed_bytes, limit_bytes: MEMORY_LIMIT_BYTES });
+        }
+        let mut memory = Memory::new(arena.len_elements, arena.spans);
+        for (i, buffer) in plan.buffers.iter().enumerate() {
+            if let BufferKind::Constant(tensor) = &buffer.kind {
+                for (cell, value) in memory.cells(BufferId(i)).iter().zip(tensor.to_f32()) {
+                    cell.set(value);
+                }
+            }
+        }
+        let pool = if threads > 1 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            Some(pool.map_err(|e| CpuError::Threads { threads, why: e.to_string() })?)
+        } else {
+            None
+        };
+        let prepare = || plan.steps.iter().map(|step| step.kernel.fast(step, isa)).collect();
+        let fast = match &pool {
+            Some(pool) => pool.install(prepare),
+            None => prepare(),
+        };
+        Ok(CpuSession { plan, memory, fast, pool })
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Name of what runs each step, for profiles.
+    pub fn step_label(&self, step: usize) -> String {
+        match &self.fast[step] {
+            Some(fast) => fast.label(),
+            None => format!("{}_twin", self.plan.steps[step].kernel.label()),
+        }
+    }
+
+    /// Fills input `index` from a dense tensor in the graph's axis order.
+    ///
+    /// # Panics
+    /// When the tensor does not have the input's number of elements; the caller has checked it.
+    pub fn write_input(&mut self, index: usize, dense: &[f32]) {
+        let view = self.plan.inputs[index].1.clone();
+        transfer::scatter(dense, &view, self.slice_mut(view.buffer));
+    }
+
+    /// Lets a stage write an input in place: `work` gets the whole buffer, and runs on the session's threads.
+    pub fn fill_input<R: Send>(&mut self, index: usize, work: impl FnOnce(&mut [f32]) -> R + Send) -> R {
+        let id = self.plan.inputs[index].1.buffer;
+        let CpuSession { memory, pool, .. } = self;
+        let buffer = memory.slice_mut(id);
+        match pool {
+            Some(pool) => pool.install(|| work(buffer)),
+            None => work(buffer),
+        }
+    }
+
+    /// For each output the whole buffer that it lies in, and where.
+    pub fn outputs(&mut self) -> Vec<(&[f32], &View)> {
+        let ids: Vec<BufferId> = self.plan.outputs.iter().map(|(_, view)| view.buffer).collect();
+        self.memory.slices(&ids).into_iter().zip(self.plan.outputs.iter().map(|(_, view)| view)).collect()
+    }
+
+    /// An output as a dense tensor in the graph's axis order.
+    ///
+    /// # Errors
+    /// Never in practice: the gathered elements always fit the shape.
+    pub fn read_output(&mut self, index: usize) -> Result<Tensor, String> {
+        let view = self.plan.outputs[index].1.clone();
+        Tensor::from_f32(&view.shape, transfer::gather(self.slice_mut(view.buffer), &view))
+    }
+
+    /// One inference on what the inputs hold.
+    pub fn run(&mut self) {
+        self.run_with(|_, _| {});
+    }
+
+    /// One inference that reports each step's duration in milliseconds.
+    pub fn run_profiled(&mut self) -> Vec<f64> {
+        let mut times_ms = vec![0.0; self.plan.steps.len()];
+        self.run_with(|step, ms| times_ms[step] = ms);
+        times_ms
+    }
+
+    fn run_with(&mut self, mut report: impl FnMut(usize, f64) + Send) {
+        let CpuSession { plan, memory, fast, pool } = self;
+        let mut walk = || {
+            for (i, step) in plan.steps.iter().enumerate() {
+                let start = Instant::now();
+                match &fast[i] {
+                    Some(kernel) => kernel.run(step, memory),
+                    None => {
+                        let ids: Vec<BufferId> = step.reads.iter().chain(&step.writes).map(|v| v.buffer).collect();
+                        let cells = memory.cells_many(&ids);
+                        let (reads, writes) = cells.split_at(step.reads.len());
+                        step.kernel.run_twin(step, reads, writes);
+                    }
+                }
+                report(i, start.elapsed().as_secs_f64() * 1e3);
+            }
+        };
+        match pool {
+            Some(pool) => pool.install(walk),
+            None => walk(),
+        }
+    }
+
+    fn slice_mut(&mut self, id: BufferId) -> &mut [f32] {
+        self.memory.slice_mut(id)
+    }
+
+    /// Bytes of activations, inputs and constants.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.len_bytes()
+    }
+}
