@@ -5,7 +5,7 @@
 //! pointers per tap, with a row of zeros for taps outside the picture (Dukhan, *The Indirect Convolution Algorithm*,
 //! 2019). Nothing is copied, and stride, dilation, padding and concat strides cost the inner loop nothing.
 
-use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments};
+use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
 use super::simd::{self, Aligned};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
@@ -311,9 +311,6 @@ pub(super) fn taps_inside(window: &Window, axis: usize, at: usize, len: usize) -
     let end = (len + pad).saturating_sub(corner).div_ceil(step).min(window.kernel[axis]);
     first.min(end)..end
 }
-
-#[repr(align(64))]
-struct TileBuffer([f32; TILE_MAX]);
 
 impl FastKernel for ConvFast {
     fn label(&self) -> String {

@@ -8,6 +8,9 @@ use std::cell::{Cell, UnsafeCell};
 
 use crate::infer::plan::view::{BufferId, View};
 
+/// Elements of a cache line. Vector accesses that straddle two lines are slow, so buffers best start on one.
+pub const ALIGNMENT: usize = 16;
+
 /// f32 buffers of a plan. Several plan buffers may share an allocation when their lifetimes do not overlap.
 pub struct Memory {
     arena: Box<[UnsafeCell<f32>]>,
@@ -19,7 +22,8 @@ pub struct Memory {
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// One zeroed arena of `len_elements` with buffers at the given offsets and lengths.
+    /// One zeroed arena of `len_elements` with buffers at the given offsets and lengths. It starts on a cache line;
+    /// buffers at multiples of [`ALIGNMENT`] elements do so too.
     ///
     /// # Panics
     /// When a buffer reaches outside the arena.
@@ -28,7 +32,9 @@ impl Memory {
             spans.iter().all(|&(offset, len)| offset.checked_add(len).is_some_and(|end| end <= len_elements)),
             "a buffer reaches outside the arena"
         );
-        let arena = (0..len_elements).map(|_| UnsafeCell::new(0.0)).collect();
+        let arena: Box<[UnsafeCell<f32>]> = (0..len_elements + ALIGNMENT).map(|_| UnsafeCell::new(0.0)).collect();
+        let start = arena.as_ptr().align_offset(ALIGNMENT * size_of::<f32>()).min(ALIGNMENT);
+        let spans = spans.into_iter().map(|(offset, len)| (start + offset, len)).collect();
         Memory { arena, spans }
     }
 

@@ -18,6 +18,10 @@ pub const ROWS_MAX: usize = 14;
 /// No tile has more elements.
 pub const TILE_MAX: usize = ROWS_MAX * PANEL_VECTORS * 16;
 
+/// Sums of a tile between the micro-kernel and the epilogue.
+#[repr(align(64))]
+pub struct TileBuffer(pub [f32; TILE_MAX]);
+
 /// What a micro-kernel works on.
 #[derive(Clone, Copy, Debug)]
 pub struct TileArguments {
