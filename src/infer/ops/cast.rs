@@ -19,7 +19,6 @@ pub struct Cast {
 /// # Errors
 /// When the type is not known, or values computed at run time would change theirs.
 pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
-    let x = context.input(0)?;
     // Rounding of float 8, which is not a type that is known.
     context.attributes.without_effect(&["saturate", "round_mode"]);
     let onnx = context.attributes.int("to")?.ok_or_else(|| OpError::Invalid("to is missing".into()))?;
@@ -27,13 +26,29 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let Some(to) = tensors::dtype_of(onnx) else {
         return context.refuse(format!("to = {}; f32, f16, f64, i64, i32, u8, i8 and bool", tensors::type_name(onnx)));
     };
-    if x.constant.is_none() {
-        if x.dtype != to {
-            return context.refuse(format!("casts {} to {to} at run time; only f32 is supported there", x.dtype));
-        }
-        return Ok(Box::new(Reshape { shape: x.shape.clone() }));
+    convert(context, to)
+}
+
+/// ONNX CastLike: to the type of the second input.
+///
+/// # Errors
+/// When values computed at run time would change their type.
+pub fn build_like(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    context.attributes.without_effect(&["saturate", "round_mode"]);
+    let to = context.input(1)?.dtype;
+    context.drop_input(1);
+    convert(context, to)
+}
+
+fn convert(context: &NodeContext<'_>, to: DType) -> Result<Box<dyn Op>, OpError> {
+    let x = context.input(0)?;
+    if x.constant.is_some() {
+        return Ok(Box::new(Cast { to }));
     }
-    Ok(Box::new(Cast { to }))
+    if x.dtype != to {
+        return context.refuse(format!("casts {} to {to} at run time; only f32 is supported there", x.dtype));
+    }
+    Ok(Box::new(Reshape { shape: x.shape.clone() }))
 }
 
 impl Op for Cast {

@@ -16,6 +16,7 @@ pub enum Relation {
     LessOrEqual,
     And,
     Or,
+    Xor,
     /// Of one input.
     Not,
 }
@@ -26,7 +27,7 @@ pub struct Compare {
     pub relation: Relation,
 }
 
-/// ONNX Equal, Greater, GreaterOrEqual, Less, LessOrEqual, And, Or and Not.
+/// ONNX Equal, Greater, GreaterOrEqual, Less, LessOrEqual, And, Or, Xor and Not.
 ///
 /// # Errors
 /// When an input is missing.
@@ -39,6 +40,7 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
         "LessOrEqual" => Relation::LessOrEqual,
         "And" => Relation::And,
         "Or" => Relation::Or,
+        "Xor" => Relation::Xor,
         "Not" => Relation::Not,
         other => return context.refuse(format!("{other} is not a comparison that is known")),
     };
@@ -56,6 +58,7 @@ impl Compare {
             Relation::LessOrEqual => a <= b,
             Relation::And => a != zero && b != zero,
             Relation::Or => a != zero || b != zero,
+            Relation::Xor => (a != zero) != (b != zero),
             Relation::Not => a == zero,
         }
     }
@@ -71,6 +74,7 @@ impl Op for Compare {
             Relation::LessOrEqual => "LessOrEqual",
             Relation::And => "And",
             Relation::Or => "Or",
+            Relation::Xor => "Xor",
             Relation::Not => "Not",
         }
     }

@@ -42,6 +42,7 @@ pub static REGISTRY: &[(&str, Builder)] = &[
     ("AveragePool", pool::build),
     ("BatchNormalization", batch_norm::build),
     ("Cast", cast::build),
+    ("CastLike", cast::build_like),
     ("Ceil", elementwise::build),
     ("Clip", activation::build),
     ("Concat", concat::build),
@@ -117,6 +118,7 @@ pub static REGISTRY: &[(&str, Builder)] = &[
     ("Unsqueeze", reshape::build_unsqueeze),
     ("Upsample", resize::build_upsample),
     ("Where", compare::build_where),
+    ("Xor", compare::build),
 ];
 
 /// The builder of an ONNX operator.

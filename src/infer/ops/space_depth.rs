@@ -30,8 +30,7 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     if !(1..=WINDOW_MAX).contains(&block) {
         return Err(OpError::Invalid(format!("blocksize = {block}")));
     }
-    let mode = if to_depth { None } else { context.attributes.string("mode")? };
-    let channels_first = match mode.unwrap_or("DCR") {
+    let channels_first = match context.attributes.string("mode")?.unwrap_or("DCR") {
         "DCR" => false,
         "CRD" => true,
         other => return context.refuse(format!("mode = {other}; DCR and CRD are supported")),

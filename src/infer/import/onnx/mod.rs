@@ -408,4 +408,6 @@ fn external(
 }
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;

@@ -228,11 +228,13 @@ fn real_models_import_and_plan() {
         return;
     };
     let mut failed = Vec::new();
-    for folder in folders.split(':') {
-        let entries = std::fs::read_dir(folder).expect("EYAS_MODELS is a folder");
+    let mut tried = 0;
+    for folder in folders.split(':').flat_map(|f| [f.to_string(), format!("{f}/onnx")]) {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
         let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
         paths.retain(|p| p.extension().is_some_and(|e| e == "onnx"));
         paths.sort();
+        tried += paths.len();
         for path in paths {
             let started = std::time::Instant::now();
             let mut outcome = super::super::import_file(&path, None, &ImportOptions::default());
@@ -261,6 +263,7 @@ fn real_models_import_and_plan() {
             }
         }
     }
+    assert!(tried > 0, "no .onnx files in EYAS_MODELS");
     println!("{}", failed.join("\n"));
     // Quantised and transformer networks are refused with a list; everything else must load.
     let meant_to_fail = |f: &&String| ["qdq", "deimv2"].iter().any(|n| f.contains(n));
