@@ -281,3 +281,54 @@ impl Kernel for Conv {
         crate::cpu::conv::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_convolution;
+    use super::*;
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        for outputs in [1, 5, 21, 40] {
+            check_convolution(
+                |_| outputs,
+                |_| 1,
+                |window, _, weights, bias, activation, residual| Conv { window, weights, bias, activation, residual },
+            );
+        }
+    }
+
+    #[test]
+    fn packs_bias_then_rows_of_four() {
+        let window = Window { kernel: [1, 2], stride: [1, 1], pads: [0; 4], dilation: [1, 1] };
+        let conv = Conv {
+            window,
+            // [out 2][in 1][1][2]
+            weights: Arc::new(vec![1.0, 2.0, 3.0, 4.0]),
+            bias: Arc::new(vec![5.0, 6.0]),
+            activation: Activation::None,
+            residual: Residual::None,
+        };
+        let packed = conv.packed_weights();
+        assert_eq!(packed.len(), 4 * (1 + 2 * 4));
+        assert_eq!(packed[..8], [5.0, 6.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0]);
+        assert_eq!(packed[4 * 5..4 * 6], [2.0, 4.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn tiles_fit_every_device() {
+        for pixels in [1, 49, 400, 1600, 6400, 25600, 102_400] {
+            for vectors in [1, 2, 4, 5, 16, 21, 64, 255] {
+                for depth in [1, 9, 36, 144, 1152] {
+                    let (threads, bytes) = match choose_tile(pixels, vectors, depth) {
+                        Tile::Direct { threads, .. } => (threads, 0),
+                        Tile::Tiled { threads, pixels, vectors, depth } => {
+                            (threads, 16 * depth * (threads[1] * pixels + 2 + 4 * threads[0] * vectors))
+                        }
+                    };
+                    assert!(threads[0] * threads[1] <= 256 && bytes <= 16352);
+                }
+            }
+        }
+    }
+}

@@ -36,3 +36,30 @@ impl Kernel for Copy {
         crate::cpu::copy::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{map, run, values};
+    use super::*;
+    use crate::infer::plan::view::{BufferId, View};
+
+    #[test]
+    fn keeps_every_element_in_place() {
+        for shape in [[1, 1, 1, 1], [2, 3, 4, 5], [1, 13, 2, 3]] {
+            let [n, c, h, w] = shape;
+            let x = values(1, n * c * h * w);
+            let views = |buffer: usize| {
+                vec![
+                    map(buffer, shape, 2, 1),
+                    View::row_major(BufferId(buffer), &shape),
+                    View::row_major(BufferId(buffer), &[w, n, c, h]).transposed(&[1, 2, 3, 0]),
+                ]
+            };
+            for src in views(0) {
+                for dst in views(1) {
+                    assert_eq!(run(Copy, &[(src.clone(), &x)], &dst), x);
+                }
+            }
+        }
+    }
+}

@@ -115,3 +115,18 @@ impl Kernel for Depthwise {
         crate::cpu::depthwise::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_convolution;
+    use super::*;
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        check_convolution(
+            |c| c,
+            |c| c,
+            |window, _, weights, bias, activation, residual| Depthwise { window, weights, bias, activation, residual },
+        );
+    }
+}

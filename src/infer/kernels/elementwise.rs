@@ -193,3 +193,63 @@ impl Kernel for Elementwise {
         crate::cpu::elementwise::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, coordinates, map, run, values};
+    use super::*;
+    use crate::infer::plan::view::BufferId;
+
+    #[test]
+    fn functions_have_their_values() {
+        let apply = |f: Function, a: f32, b: f32| f.apply(a, b);
+        for (function, a, b, expected) in [
+            (Function::Round, 2.5, 0.0, 2.0),
+            (Function::Round, -1.5, 0.0, -2.0),
+            (Function::Floor, -0.5, 0.0, -1.0),
+            (Function::Ceil, -0.5, 0.0, 0.0),
+            (Function::Pow, -2.0, 3.0, -8.0),
+            (Function::Sub, 1.0, 4.0, -3.0),
+            (Function::Div, 1.0, 4.0, 0.25),
+            (Function::Min, 1.0, 4.0, 1.0),
+            (Function::Max, 1.0, 4.0, 4.0),
+            (Function::Reciprocal, 4.0, 9.0, 0.25),
+            (Function::Neg, 4.0, 9.0, -4.0),
+            (Function::Abs, -4.0, 9.0, 4.0),
+        ] {
+            assert_eq!(apply(function, a, b), expected, "{function:?}");
+        }
+        let e = std::f32::consts::E;
+        assert!((apply(Function::Log, e, 0.0) - 1.0).abs() < 1e-6 && (apply(Function::Exp, 1.0, 0.0) - e).abs() < 1e-6);
+    }
+
+    #[test]
+    fn broadcasts_over_any_strides() {
+        let shape = [2, 5, 3, 7];
+        let (x, per_channel) = (values(1, 210), values(2, 5));
+        let b = View::row_major(BufferId(1), &[5, 1, 1]).broadcast_to(&shape).expect("broadcast");
+        let expected: Vec<f64> =
+            (0..210).map(|i| (f64::from(x[i]) - f64::from(per_channel[coordinates(&shape, i)[1]])).max(0.0)).collect();
+        let kernel = Elementwise { function: Function::Sub, activation: Activation::Relu };
+        let mut values_of_b = Vec::new();
+        for i in 0..210 {
+            values_of_b.push(per_channel[coordinates(&shape, i)[1]]);
+        }
+        for a in [map(0, shape, 1, 2), View::row_major(BufferId(0), &shape)] {
+            for dst in [map(2, shape, 3, 0), View::row_major(BufferId(2), &shape)] {
+                let got = run(kernel, &[(a.clone(), &x), (b.clone(), &values_of_b)], &dst);
+                assert_close(&got, &expected, 1e-6, "sub_relu");
+            }
+        }
+    }
+
+    #[test]
+    fn one_input_is_enough() {
+        let x = values(3, 6);
+        let view = |buffer: usize| View::row_major(BufferId(buffer), &[2, 3]);
+        let kernel = Elementwise { function: Function::Neg, activation: Activation::None };
+        let expected: Vec<f64> = x.iter().map(|&x| -f64::from(x)).collect();
+        assert_close(&run(kernel, &[(view(0), &x)], &view(1)), &expected, 0.0, "neg");
+        assert_eq!(Elementwise { function: Function::Identity, activation: Activation::Mish }.label(), "mish");
+    }
+}

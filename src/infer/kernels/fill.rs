@@ -33,3 +33,14 @@ impl Kernel for Fill {
         wgsl::build_flat(b, lanes.count().div_ceil(64))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{map, run};
+    use super::*;
+
+    #[test]
+    fn fills_the_view_and_nothing_else() {
+        assert_eq!(run(Fill { value: 2.5 }, &[], &map(0, [2, 3, 4, 5], 1, 2)), vec![2.5; 120]);
+    }
+}

@@ -103,3 +103,26 @@ impl Kernel for GroupedConv {
         self.bias.iter().chain(self.weights.iter()).copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_convolution;
+    use super::*;
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        // Two filters per channel; four groups where that divides; one group.
+        let cases: [(fn(usize) -> usize, fn(usize) -> usize); 3] =
+            [(|c| 2 * c, |c| c), (|_| 12, |c| if c % 4 == 0 { 4 } else { 1 }), (|_| 3, |_| 1)];
+        for (outputs, groups) in cases {
+            check_convolution(outputs, groups, |window, groups, weights, bias, activation, residual| GroupedConv {
+                window,
+                groups,
+                weights,
+                bias,
+                activation,
+                residual,
+            });
+        }
+    }
+}

@@ -100,3 +100,31 @@ impl Kernel for MatMul {
         crate::cpu::matmul::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, run, values};
+    use super::*;
+    use crate::infer::plan::view::BufferId;
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        for [batch, m, k, n] in [[1, 1, 1, 1], [3, 5, 7, 2], [2, 1, 13, 3], [2, 6, 1, 5]] {
+            let (a, b) = (values(1, batch * m * k), values(2, batch * k * n));
+            let mut expected = Vec::new();
+            for i in 0..batch * m * n {
+                let (image, row, column) = (i / (m * n), i / n % m, i % n);
+                let product =
+                    |j: usize| f64::from(a[(image * m + row) * k + j]) * f64::from(b[(image * k + j) * n + column]);
+                expected.push((0..k).map(product).sum());
+            }
+            let view = |buffer: usize, shape: [usize; 3]| View::row_major(BufferId(buffer), &shape);
+            let turned = View::row_major(BufferId(1), &[n, batch, k + 1]).sliced(2, 1, k, 1).transposed(&[1, 2, 0]);
+            for b_view in [view(1, [batch, k, n]), turned] {
+                let inputs = [(view(0, [batch, m, k]), a.as_slice()), (b_view, b.as_slice())];
+                let dst = View::row_major(BufferId(2), &[batch, m, n + 2]).sliced(2, 1, n, 1);
+                assert_close(&run(MatMul, &inputs, &dst), &expected, 1e-6, "matmul");
+            }
+        }
+    }
+}

@@ -15,3 +15,6 @@ pub mod softmax;
 mod conv_direct;
 pub(crate) mod walk;
 mod wgsl;
+
+#[cfg(test)]
+mod testing;

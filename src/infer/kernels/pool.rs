@@ -109,3 +109,59 @@ impl Kernel for Pool {
         crate::cpu::pool::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{SHAPES, WINDOWS, assert_close, coordinates, map, out_size, run, values};
+    use super::*;
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        for window in WINDOWS {
+            for shape in SHAPES {
+                let [n, c, h, w] = shape;
+                let [oh, ow] = out_size(&window, [h, w]);
+                // One column more, as in ceil mode, where its window still starts in the padded picture.
+                let ow = ow + usize::from(ow * window.stride[1] < w + window.pads[1]);
+                if oh * ow == 0 {
+                    continue;
+                }
+                let x = values(5, n * c * h * w);
+                for kind in [
+                    PoolKind::Max,
+                    PoolKind::Average { count_include_pad: true },
+                    PoolKind::Average { count_include_pad: false },
+                ] {
+                    let got = run(Pool { kind, window }, &[(map(0, shape, 1, 2), &x)], &map(1, [n, c, oh, ow], 2, 3));
+                    let expected: Vec<f64> = (0..got.len())
+                        .map(|flat| {
+                            let at = coordinates(&[n, c, oh, ow], flat);
+                            let (mut seen, mut padded) = (Vec::new(), 0);
+                            for ky in 0..window.kernel[0] {
+                                for kx in 0..window.kernel[1] {
+                                    let y = (at[2] * window.stride[0] + ky * window.dilation[0]) as isize;
+                                    let x_px = (at[3] * window.stride[1] + kx * window.dilation[1]) as isize;
+                                    let [top, left, bottom, right] = window.pads.map(|p| p as isize);
+                                    let (h, w) = (h as isize, w as isize);
+                                    padded += usize::from(y < top + h + bottom && x_px < left + w + right);
+                                    if y >= top && y < top + h && x_px >= left && x_px < left + w {
+                                        let plane = ((at[0] * c + at[1]) as isize * h + y - top) * w + x_px - left;
+                                        seen.push(f64::from(x[plane as usize]));
+                                    }
+                                }
+                            }
+                            match kind {
+                                PoolKind::Max => seen.iter().copied().fold(f64::from(f32::MIN), f64::max),
+                                PoolKind::Average { count_include_pad } => {
+                                    let count = if count_include_pad { padded } else { seen.len() };
+                                    seen.iter().sum::<f64>() / count.max(1) as f64
+                                }
+                            }
+                        })
+                        .collect();
+                    assert_close(&got, &expected, 1e-6, &format!("{kind:?} {window:?} {shape:?}"));
+                }
+            }
+        }
+    }
+}

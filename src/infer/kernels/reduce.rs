@@ -122,3 +122,42 @@ impl Kernel for Reduce {
         wgsl::build_flat(b, lanes.count().div_ceil(64 / team))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, coordinates, map, run, values};
+    use super::*;
+    use crate::infer::plan::view::{BufferId, View};
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        for shape in [[1, 1, 1, 1], [2, 5, 3, 7], [1, 3, 11, 9]] {
+            let x = values(1, shape.iter().product());
+            for axes in [&[1][..], &[2, 3], &[0, 3], &[0, 1, 2, 3], &[]] {
+                let mut kept = shape;
+                axes.iter().for_each(|&axis| kept[axis] = 1);
+                for kind in [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::Max, ReduceKind::Min] {
+                    let mut expected = vec![Vec::new(); kept.iter().product()];
+                    for (i, &x) in x.iter().enumerate() {
+                        let at = coordinates(&shape, i);
+                        let into: Vec<usize> = at.iter().zip(kept).map(|(&i, n)| i.min(n - 1)).collect();
+                        expected[View::row_major(BufferId(0), &kept).index(&into)].push(f64::from(x));
+                    }
+                    let expected: Vec<f64> = expected
+                        .into_iter()
+                        .map(|v| match kind {
+                            ReduceKind::Sum => v.iter().sum(),
+                            ReduceKind::Mean => v.iter().sum::<f64>() / v.len() as f64,
+                            ReduceKind::Max => v.iter().copied().fold(f64::MIN, f64::max),
+                            ReduceKind::Min => v.iter().copied().fold(f64::MAX, f64::min),
+                        })
+                        .collect();
+                    for src in [map(0, shape, 1, 1), View::row_major(BufferId(0), &shape)] {
+                        let got = run(Reduce { kind }, &[(src, &x)], &map(1, kept, 0, 1));
+                        assert_close(&got, &expected, 1e-6, &format!("{kind:?} {shape:?} {axes:?}"));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -216,3 +216,84 @@ impl Kernel for Resize {
         crate::cpu::resize::prepare(self, step, isa)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, coordinates, map, run, values};
+    use super::*;
+
+    /// The formulas of the ONNX standard, in f64 from the exact ratio.
+    fn source(x: usize, size: usize, out: usize, coordinates: Coordinates) -> f64 {
+        let (x, scale) = (x as f64, out as f64 / size as f64);
+        match coordinates {
+            Coordinates::Asymmetric => x * size as f64 / out as f64,
+            Coordinates::PytorchHalfPixel if out == 1 => 0.0,
+            Coordinates::HalfPixel | Coordinates::PytorchHalfPixel => (x + 0.5) / scale - 0.5,
+            Coordinates::AlignCorners if out == 1 => 0.0,
+            Coordinates::AlignCorners => x * (size as f64 - 1.0) / (out as f64 - 1.0),
+        }
+    }
+
+    fn nearest(x: f64, size: usize, rounding: Rounding) -> usize {
+        // Distances below 1e-9 are noise of this formula, not of the kernel.
+        let x = (x * 1e9).round() / 1e9;
+        let index = match rounding {
+            Rounding::Floor => x.floor(),
+            Rounding::Ceil => x.ceil(),
+            Rounding::PreferFloor => (x - 0.5).ceil(),
+            Rounding::PreferCeil => (x + 0.5).floor(),
+        };
+        index.clamp(0.0, size as f64 - 1.0) as usize
+    }
+
+    #[test]
+    fn agrees_with_the_formulas() {
+        let roundings = [Rounding::Floor, Rounding::Ceil, Rounding::PreferFloor, Rounding::PreferCeil];
+        let all =
+            [Coordinates::Asymmetric, Coordinates::HalfPixel, Coordinates::PytorchHalfPixel, Coordinates::AlignCorners];
+        for mode in all {
+            for ([h, w], [oh, ow]) in [([4, 3], [8, 9]), ([5, 7], [3, 2]), ([3, 1], [1, 5]), ([10, 6], [7, 6])] {
+                let shape = [2, 3, h, w];
+                let x = values(1, 6 * h * w);
+                let scale = [oh as f32 / h as f32, ow as f32 / w as f32];
+                let interpolations = roundings.map(Interpolation::Nearest).into_iter().chain([Interpolation::Linear]);
+                for interpolation in interpolations {
+                    let kernel = Resize { interpolation, coordinates: mode, scale };
+                    let got = run(kernel, &[(map(0, shape, 1, 0), &x)], &map(1, [2, 3, oh, ow], 0, 2));
+                    let expected: Vec<f64> = (0..got.len())
+                        .map(|flat| {
+                            let at = coordinates(&[2, 3, oh, ow], flat);
+                            let (sy, sx) = (source(at[2], h, oh, mode), source(at[3], w, ow, mode));
+                            let load = |y: usize, x_px: usize| f64::from(x[((at[0] * 3 + at[1]) * h + y) * w + x_px]);
+                            match interpolation {
+                                Interpolation::Nearest(r) => load(nearest(sy, h, r), nearest(sx, w, r)),
+                                Interpolation::Linear => {
+                                    let (sy, sx) = (sy.clamp(0.0, h as f64 - 1.0), sx.clamp(0.0, w as f64 - 1.0));
+                                    let (y0, x0) = (sy as usize, sx as usize);
+                                    let (y1, x1) = ((y0 + 1).min(h - 1), (x0 + 1).min(w - 1));
+                                    let (fy, fx) = (sy - y0 as f64, sx - x0 as f64);
+                                    let top = load(y0, x0) * (1.0 - fx) + load(y0, x1) * fx;
+                                    let bottom = load(y1, x0) * (1.0 - fx) + load(y1, x1) * fx;
+                                    top * (1.0 - fy) + bottom * fy
+                                }
+                            }
+                        })
+                        .collect();
+                    assert_close(&got, &expected, 1e-6, &format!("{kernel:?} {h}x{w} to {oh}x{ow}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_become_small_ratios() {
+        assert_eq!(fraction(2.0, 26, 13), (2, 1));
+        assert_eq!(fraction(7.0 / 3.0, 7, 3), (7, 3));
+        // The size was rounded down: 7 · 1.5 = 10.5.
+        assert_eq!(fraction(1.5, 10, 7), (3, 2));
+        assert_eq!(fraction(0.6, 4, 7), (3, 5));
+        let (p, q) = fraction(std::f32::consts::PI, 31, 10);
+        assert!((p as f64 / q as f64 - f64::from(std::f32::consts::PI)).abs() < 1e-6);
+        assert_eq!(fraction(f32::NAN, 4, 2), (2, 1));
+    }
+}

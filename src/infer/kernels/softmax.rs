@@ -74,3 +74,37 @@ impl Kernel for Softmax {
         wgsl::build_flat(b, count.div_ceil(64 / team))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, coordinates, map, run, values};
+    use super::*;
+    use crate::infer::plan::view::{BufferId, View};
+
+    #[test]
+    fn agrees_with_naive_loops() {
+        for shape in [[1, 1, 1, 1], [2, 5, 3, 7], [1, 13, 4, 1]] {
+            // Large enough that exp would overflow without the maximum.
+            let x: Vec<f32> = values(1, shape.iter().product()).iter().map(|x| x * 100.0).collect();
+            for axis in 0..4 {
+                for log in [false, true] {
+                    let expected: Vec<f64> = (0..x.len())
+                        .map(|flat| {
+                            let row = |i: usize| {
+                                let mut at = coordinates(&shape, flat);
+                                at[axis] = i;
+                                f64::from(x[View::row_major(BufferId(0), &shape).index(&at)])
+                            };
+                            let largest = (0..shape[axis]).map(row).fold(f64::MIN, f64::max);
+                            let sum: f64 = (0..shape[axis]).map(|i| (row(i) - largest).exp()).sum();
+                            let own = f64::from(x[flat]) - largest;
+                            if log { own - sum.ln() } else { own.exp() / sum }
+                        })
+                        .collect();
+                    let got = run(Softmax { axis, log }, &[(map(0, shape, 1, 1), &x)], &map(1, shape, 0, 2));
+                    assert_close(&got, &expected, 1e-6, &format!("{shape:?} axis {axis} log {log}"));
+                }
+            }
+        }
+    }
+}
