@@ -90,9 +90,7 @@ fn disagreements(gpu: &Gpu, precision: Precision, cases: &[Case]) -> Vec<String>
             let tolerance = largest * if precision == Precision::F16 { 2e-3 } else { 1e-5 };
             for (i, (buffer, expected)) in buffers.iter().zip(&expected).enumerate() {
                 let got = gpu.download_f32(buffer, expected.len(), precision).expect("download");
-                let bad = |(got, want): (&f32, &f32)| {
-                    if want.is_nan() { !got.is_nan() } else { !((got - want).abs() <= tolerance) }
-                };
+                let bad = |(got, want): (&f32, &f32)| got.is_nan() != want.is_nan() || (got - want).abs() > tolerance;
                 if let Some(at) = got.iter().zip(expected).position(bad) {
                     wrong.push(format!(
                         "{}: buffer {i} at {at}: {} but the twin has {} (largest {largest})",

@@ -114,7 +114,7 @@ mod tests {
         let a = View::channels_last(BufferId(0), &[2, 3, 2, 5], 4);
         let b = View::row_major(BufferId(1), &[2, 3, 2, 5]);
         let walk = Walk::new(&[&a, &b]);
-        let mut seen = vec![false; 60];
+        let mut seen = [false; 60];
         walk.rows(|at| {
             for i in 0..walk.extents[0] {
                 let (pa, pb) = (at[0] + i * walk.strides[0][0], at[1] + i * walk.strides[1][0]);
