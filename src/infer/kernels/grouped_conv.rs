@@ -117,7 +117,7 @@ mod tests {
             let groups = |c: usize| {
                 if wanted == 0 {
                     c
-                } else if c % wanted == 0 {
+                } else if c.is_multiple_of(wanted) {
                     wanted
                 } else {
                     1
