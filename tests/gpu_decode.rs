@@ -62,7 +62,7 @@ fn nms_equals_its_twin_to_the_bit() {
         (1024, 40, 2),
     ] {
         for (threshold, max) in [(0.45, 300), (0.7, 1024), (0.2, 5)] {
-            let mut noise = Noise(n as u32 + 1);
+            let mut noise = Noise(n + 1);
             let mut candidates: Vec<RawDetection> = (0..n)
                 .map(|anchor| {
                     let (x, y) = (noise.unit() * 300.0 - 20.0, noise.unit() * 300.0 - 20.0);

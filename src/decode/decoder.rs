@@ -163,3 +163,69 @@ impl Decoder {
         CandidatesHeader::new(letterbox, self.score_threshold, self.iou_threshold, self.max_detections)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use super::*;
+    use crate::decode::heads::testing::graph;
+    use crate::infer::plan::BufferId;
+
+    /// One row per anchor: cx cy w h objectness and two classes.
+    fn outputs() -> Vec<f32> {
+        let mut values = vec![0.0; 84 * 7];
+        values[..7].copy_from_slice(&[32.0, 32.0, 20.0, 20.0, 1.0, 0.9, 0.8]);
+        values[7..14].copy_from_slice(&[33.0, 32.0, 20.0, 20.0, 1.0, 0.1, 0.7]);
+        values[14..21].copy_from_slice(&[33.0, 33.0, 20.0, 20.0, 1.0, 0.6, 0.2]);
+        values
+    }
+
+    #[test]
+    fn options_and_the_way_to_the_picture() {
+        let g = graph(64, 64, &[("output0", &[1, 84, 7], &["Mul"])]);
+        let labels = Some(Labels::new(vec!["cat".into(), "dog".into()]));
+        let values = outputs();
+        let view = View::row_major(BufferId(0), &[1, 84, 7]);
+        let outputs = [OutputRef { values: &values, view: &view }];
+        let found = |options: &DecodeOptions| {
+            let decoder = Decoder::new(&g, options).unwrap();
+            let letterbox = Letterbox::new(decoder.preprocess.fit, [128, 64], [64, 64]);
+            let raw = decoder.decode(&outputs, &letterbox).unwrap();
+            decoder
+                .detections(&raw, &letterbox, Some(&outputs))
+                .into_iter()
+                .map(|d| (d.label, d.score, d.bounds))
+                .collect::<Vec<_>>()
+        };
+        let options = DecodeOptions { labels, ..DecodeOptions::default() };
+        let cat = ("cat".to_string(), 0.9, [44.0, 12.0, 84.0, 52.0]);
+        let dog = ("dog".to_string(), 0.7, [46.0, 12.0, 86.0, 52.0]);
+        assert_eq!(found(&options), [cat.clone(), dog.clone()]);
+        let only = |name: &str| DecodeOptions { classes: Some(vec![name.into()]), ..options.clone() };
+        assert_eq!(found(&only("dog")), slice::from_ref(&dog));
+        assert_eq!(found(&only("0")), slice::from_ref(&cat));
+        assert!(matches!(Decoder::new(&g, &only("horse")), Err(DecodeError::Labels(m)) if m.contains("cat, dog")));
+        let strict = DecodeOptions { score_threshold: Some(0.8), ..options.clone() };
+        assert_eq!(found(&strict), slice::from_ref(&cat));
+        let one = DecodeOptions { max_detections: Some(1), ..options.clone() };
+        assert_eq!(found(&one), slice::from_ref(&cat));
+        // Both classes of the first anchor; it then beats the dog beside it.
+        let multi = DecodeOptions { multi_label: true, ..options };
+        assert_eq!(found(&multi), [cat, ("dog".to_string(), 0.8, [44.0, 12.0, 84.0, 52.0])]);
+        assert!(Decoder::new(&g, &multi).unwrap().gpu(slice::from_ref(&view), Precision::F32).is_none());
+    }
+
+    #[test]
+    fn other_outputs_are_refused() {
+        let g = graph(64, 64, &[("output0", &[1, 84, 7], &["Mul"])]);
+        let decoder = Decoder::new(&g, &DecodeOptions::default()).unwrap();
+        let values = outputs();
+        let short = View::row_major(BufferId(0), &[1, 84, 6]);
+        let view = View::row_major(BufferId(0), &[1, 84, 7]);
+        assert!(decoder.candidates(&[]).is_err());
+        assert!(decoder.candidates(&[OutputRef { values: &values, view: &short }]).is_err());
+        assert!(decoder.candidates(&[OutputRef { values: &values[1..], view: &view }]).is_err());
+        assert!(decoder.candidates(&[OutputRef { values: &values, view: &view }]).is_ok());
+    }
+}

@@ -317,3 +317,37 @@ pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, Decode
         output_shapes: signature.outputs.iter().map(|(_, s)| s.to_vec()).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::heads::testing::graph;
+
+    #[test]
+    fn two_readings_are_refused_with_both_names() {
+        // Raw boxes first and raw logits last, over four strides: YOLOX with 33 classes or NanoDet-Plus with 6.
+        let g = graph(64, 64, &[("output", &[1, 85, 38], &["Conv", "Conv"])]);
+        let error = recognise(&g, None).unwrap_err();
+        assert!(matches!(&error, DecodeError::Ambiguous { candidates, .. } if candidates == "yolox|nanodet_plus"));
+        assert_eq!(recognise(&g, Some("nanodet_plus")).unwrap().head.classes(), 6);
+        assert_eq!(recognise(&g, Some("yolox")).unwrap().head.classes(), 33);
+    }
+
+    #[test]
+    fn inputs_that_are_no_pictures_are_refused() {
+        let mut g = graph(64, 64, &[("output", &[1, 84, 38], &["Conv"])]);
+        g.values[g.inputs[0].0].fact.shape = vec![1, 64, 64, 3];
+        assert!(matches!(recognise(&g, None), Err(DecodeError::Input { .. })));
+        g.inputs.clear();
+        assert!(matches!(recognise(&g, None), Err(DecodeError::Input { .. })));
+    }
+
+    #[test]
+    fn cells_of_sizes_that_strides_do_not_divide() {
+        let scales = grids(100, 60, &[8, 16, 32]);
+        assert_eq!(scales.iter().map(|s| (s.cols, s.rows)).collect::<Vec<_>>(), [(13, 8), (7, 4), (4, 2)]);
+        assert_eq!((cell_count(&scales), scales[2].first), (104 + 28 + 8, 132));
+        assert_eq!(spread(1), ([1, 1, 1], 64));
+        assert_eq!(spread(65535 * 64 + 1), ([65535, 2, 1], 65535 * 64));
+    }
+}

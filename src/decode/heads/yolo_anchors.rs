@@ -235,15 +235,15 @@ mod tests {
                 for n in 0..2 {
                     let (rows, cols) = (shapes[n][2], shapes[n][3]);
                     let al = f64::from(alpha[n]);
-                    for a in 0..2 {
+                    for (a, anchor_px) in anchors[n].iter().enumerate() {
                         for j in 0..rows {
                             for i in 0..cols {
                                 let v = |k: usize| tables[n].at(&[0, a * (5 + classes) + k, j, i]);
                                 let cx = (i as f64 + sigmoid(v(0)) * al - (al - 1.0) / 2.0) / cols as f64 * 96.0;
                                 let cy = (j as f64 + sigmoid(v(1)) * al - (al - 1.0) / 2.0) / rows as f64 * 64.0;
                                 let size = |k: usize| if new_coords { (2.0 * v(k)).powi(2) } else { v(k).exp() };
-                                let w = size(2) * f64::from(anchors[n][a][0]);
-                                let h = size(3) * f64::from(anchors[n][a][1]);
+                                let w = size(2) * f64::from(anchor_px[0]);
+                                let h = size(3) * f64::from(anchor_px[1]);
                                 let b = [cx - w / 2.0, cy - h / 2.0, cx + w / 2.0, cy + h / 2.0];
                                 let mut scores: Vec<(usize, f64)> =
                                     (0..classes).map(|c| (c, sigmoid(v(4)) * sigmoid(v(5 + c)))).collect();
