@@ -2,9 +2,9 @@
 """Average precision of `eyas eval` beside that of a reference: ONNX Runtime (OpenCV for Darknet), the decoders of
 reference/decoders.py, and the metric below.
 
-    python scripts/evaluate_reference.py --data DIR MODEL...
+    python scripts/evaluate_reference.py --models DIR --data DIR [MODEL...]
 
-DIR has images/ and labels/ with YOLO text files. AP50 and AP50:95 as the COCO challenge defines them (Lin et al. 2014):
+Without MODEL: the networks for COCO's 80 classes in --models. The folder of --data has images/ and labels/ with YOLO text files. AP50 and AP50:95 as the COCO challenge defines them (Lin et al. 2014):
 101-point interpolation, IoU 0.50 to 0.95 in steps of 0.05, at most 100 detections per picture and class, all areas, mean
 over the classes that occur. Exit code 1 where the two differ by more than the tolerance.
 """
@@ -20,6 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "reference"))
 import decoders  # noqa: E402
 import program  # noqa: E402
 
+COCO_NETWORKS = [
+    "onnx/yolox_nano_416.onnx",
+    "onnx/nanodet_m_320.onnx",
+    "onnx/picodet_s_320.onnx",
+    "onnx/fastestdet_352.onnx",
+    "darknet/yolo-fastest-1.1_coco/yolo-fastest-1.1.cfg",
+    "darknet/mobilenetv2-yolov3-nano_coco/MobileNetV2-YOLOv3-Nano-coco.cfg",
+]
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 MOST = 100
@@ -100,16 +108,21 @@ def reference(model, data, conf):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     program.add_option(parser)
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
+    parser.add_argument("networks", nargs="*", type=Path, metavar="MODEL")
+    parser.add_argument("--models", type=Path, help="folder with onnx/ and darknet/")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--conf", type=float, default=0.001, help="drop detections below it [%(default)s]")
     parser.add_argument("--backend", default="cpu", help="of eyas [%(default)s]")
     parser.add_argument("--tolerance", type=float, default=0.003)
     options = parser.parse_args()
+    if not options.networks:
+        if not options.models:
+            parser.error("give MODEL or --models")
+        options.networks = [options.models / name for name in COCO_NETWORKS]
     print("| network | AP50 reference | AP50 eyas | difference | AP50:95 reference | AP50:95 eyas | difference | |")
     print("|---|---|---|---|---|---|---|---|")
     passed = failed = 0
-    for model in options.models:
+    for model in options.networks:
         ap50, ap = reference(model, options.data, options.conf)
         try:
             ours = program.call_json(
