@@ -139,3 +139,71 @@ fn shaders_agree_with_twins_on_gles() {
     // The same text through another compiler: some of it is enough.
     check(&gpu, Precision::F32, 3);
 }
+
+/// Times the tiles of a convolution on this device, on layers of common detectors. To choose tiles by:
+/// `cargo test --release --test gpu_kernels tiles -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn time_of_convolution_tiles() {
+    use eyas::infer::kernel::Kernel;
+    use eyas::infer::kernels::conv::Tile;
+    let Some(gpu) = test_gpu() else { return };
+    eprintln!("{:?} {:?}", gpu.adapter, gpu.precision);
+    let quick = std::env::var("EYAS_QUICK").is_ok();
+    let tiles = [
+        Tile::Direct { threads: [8, 8], pixels: 2, vectors: 1 },
+        Tile::Direct { threads: [8, 8], pixels: 2, vectors: 2 },
+        Tile::Direct { threads: [8, 8], pixels: 4, vectors: 1 },
+        Tile::Direct { threads: [8, 8], pixels: 4, vectors: 2 },
+        Tile::Direct { threads: [4, 16], pixels: 4, vectors: 4 },
+        Tile::Tiled { threads: [8, 8], pixels: 2, vectors: 1, depth: 4 },
+        Tile::Tiled { threads: [8, 8], pixels: 4, vectors: 1, depth: 4 },
+        Tile::Tiled { threads: [8, 8], pixels: 4, vectors: 2, depth: 4 },
+        Tile::Tiled { threads: [8, 8], pixels: 4, vectors: 2, depth: 8 },
+        Tile::Tiled { threads: [8, 16], pixels: 4, vectors: 2, depth: 4 },
+        Tile::Tiled { threads: [8, 16], pixels: 8, vectors: 2, depth: 4 },
+        Tile::Tiled { threads: [16, 16], pixels: 4, vectors: 2, depth: 4 },
+    ];
+    // Kernel side, stride, input channels, output channels, side of the output.
+    let layers: &[(usize, usize, usize, usize, usize)] = if quick {
+        &[(3, 1, 32, 32, 20), (1, 1, 128, 64, 20)]
+    } else {
+        &[
+            (3, 2, 3, 16, 320),
+            (3, 2, 16, 32, 160),
+            (3, 1, 32, 32, 80),
+            (3, 1, 64, 64, 40),
+            (3, 1, 128, 128, 20),
+            (3, 2, 128, 256, 20),
+            (3, 1, 64, 80, 80),
+            (1, 1, 64, 64, 80),
+            (1, 1, 192, 128, 40),
+            (1, 1, 384, 256, 20),
+            (3, 1, 256, 512, 13),
+        ]
+    };
+    for &(k, stride, inputs, outputs, side) in layers {
+        let (kernel, step) = kernel_cases::conv_layer(k, stride, inputs, outputs, side);
+        let flops = 2.0 * (k * k * inputs * outputs * side * side) as f64;
+        let upload = |seed, len| gpu.upload_f32("values", &values(seed, len), gpu.precision).expect("upload");
+        let weights = gpu.upload_f32("weights", &kernel.gpu_weights(&step), gpu.precision).expect("upload");
+        let (src, dst) = (upload(1, step.reads[0].end() + 8), upload(2, step.writes[0].end() + 8));
+        eprintln!("conv {k}x{k}s{stride} {inputs} -> {outputs}, {side}x{side}, {:.1} MFLOP", flops / 1e6);
+        for tile in tiles {
+            let variant = kernel.variant_with(&step, gpu.precision, tile);
+            let dispatch = gpu.dispatch(&variant, &[&weights, &src, &dst]).expect("dispatch");
+            let repeats = if quick { 3 } else { 50 };
+            let all: Vec<_> = std::iter::repeat_n(&dispatch, repeats).collect();
+            gpu.run(&all[..1]).expect("run");
+            let best = (0..3)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    gpu.run(&all).expect("run");
+                    start.elapsed().as_secs_f64() / repeats as f64
+                })
+                .fold(f64::INFINITY, f64::min);
+            eprintln!("  {:9.1} us {:9.2} GFLOP/s  {tile:?}", best * 1e6, flops / best / 1e9);
+        }
+        eprintln!("  chosen: {:?}", kernel.tile(&step));
+    }
+}

@@ -147,7 +147,7 @@ fn convolutions(cases: &mut Vec<Case>) {
         Tile::Direct { threads: [1, 64], pixels: 2, vectors: 1 },
         Tile::Direct { threads: [4, 16], pixels: 4, vectors: 2 },
         Tile::Tiled { threads: [8, 8], pixels: 2, vectors: 1, depth: 4 },
-        Tile::Tiled { threads: [8, 16], pixels: 4, vectors: 2, depth: 4 },
+        Tile::Tiled { threads: [8, 16], pixels: 8, vectors: 2, depth: 4 },
         Tile::Tiled { threads: [4, 32], pixels: 4, vectors: 2, depth: 4 },
     ];
     let mut seed = 100;
@@ -385,4 +385,16 @@ pub fn cases() -> Vec<Case> {
     elementwise(&mut cases);
     reductions(&mut cases);
     cases
+}
+
+/// A square convolution of a common shape, for measurements.
+#[allow(dead_code, reason = "used by one of the tests that include this file")]
+pub fn conv_layer(k: usize, stride: usize, inputs: usize, outputs: usize, side: usize) -> (Conv, Step) {
+    let pad = k / 2;
+    let w = window([k, k], [stride, stride], [pad; 4], [1, 1]);
+    let conv = conv_of(w, inputs, outputs, Activation::Silu, Residual::None, 1);
+    let (src, dst) = (map(0, [1, inputs, side * stride, side * stride], 0, 0), map(1, [1, outputs, side, side], 0, 0));
+    let step =
+        Step { node: "layer".into(), kernel: Arc::new(conv.clone()), reads: vec![src], writes: vec![dst], macs: 0 };
+    (conv, step)
 }

@@ -151,16 +151,18 @@ pub fn choose_tile(pixels: usize, vectors: usize, depth: usize) -> Tile {
         return Tile::Direct { threads: [along_channels, 64 / along_channels], pixels: per_pixel, vectors: per_thread };
     }
     let groups = |pixel_tile: usize, channel_tile: usize| pixels.div_ceil(pixel_tile) * vectors.div_ceil(channel_tile);
-    // Enough workgroups for every core of a large GPU, else a smaller tile.
+    // Large tiles read least from memory; but there must be enough workgroups for every core of a large GPU.
     const GROUPS_ENOUGH: usize = 256;
-    let threads = [along_channels, 128 / along_channels];
-    if groups(threads[1] * 4, along_channels * 2) >= GROUPS_ENOUGH {
-        Tile::Tiled { threads, pixels: 4, vectors: 2, depth: 4 }
-    } else if groups(64 / along_channels * 4, along_channels * 2) >= GROUPS_ENOUGH {
-        Tile::Tiled { threads: [along_channels, 64 / along_channels], pixels: 4, vectors: 2, depth: 4 }
-    } else {
-        Tile::Tiled { threads: [along_channels, 64 / along_channels], pixels: 2, vectors: 1, depth: 4 }
-    }
+    let (narrow, wide) = (64 / along_channels, 128 / along_channels);
+    let tile = |along_pixels: usize, pixels: usize, vectors: usize| {
+        let enough = groups(along_pixels * pixels, along_channels * vectors) >= GROUPS_ENOUGH;
+        (enough, Tile::Tiled { threads: [along_channels, along_pixels], pixels, vectors, depth: 4 })
+    };
+    let smallest = tile(narrow, 2, 1).1;
+    [tile(16, 8, 2), tile(wide, 4, 2), tile(narrow, 4, 2), tile(narrow, 4, 1)]
+        .into_iter()
+        .find(|(enough, _)| *enough)
+        .map_or(smallest, |(_, tile)| tile)
 }
 
 impl Conv {
@@ -184,6 +186,13 @@ impl Conv {
             }
         }
         packed
+    }
+
+    /// The tile that [`Kernel::variant`] uses.
+    pub fn tile(&self, step: &Step) -> Tile {
+        let (src, dst) = (wgsl::feature_map(&step.reads[0]), wgsl::feature_map(&step.writes[0]));
+        let depth = self.window.taps() * src.channels.div_ceil(4);
+        choose_tile(dst.batch * dst.height * dst.width, dst.channels.div_ceil(4), depth)
     }
 
     /// The variant for a given tile; [`Kernel::variant`] uses [`choose_tile`].
@@ -267,10 +276,7 @@ impl Kernel for Conv {
     }
 
     fn variant(&self, step: &Step, precision: Precision) -> Variant {
-        let (src, dst) = (wgsl::feature_map(&step.reads[0]), wgsl::feature_map(&step.writes[0]));
-        let depth = self.window.taps() * src.channels.div_ceil(4);
-        let tile = choose_tile(dst.batch * dst.height * dst.width, dst.channels.div_ceil(4), depth);
-        self.variant_with(step, precision, tile)
+        self.variant_with(step, precision, self.tile(step))
     }
 
     fn gpu_weights(&self, _step: &Step) -> Vec<f32> {
