@@ -6,7 +6,9 @@ use serde_json::json;
 
 use super::CliError;
 use super::options::Common;
-use super::report::{print_line, print_table};
+use super::report::print_line;
+#[cfg(feature = "gpu")]
+use super::report::print_table;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
