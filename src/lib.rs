@@ -34,7 +34,7 @@ pub mod shader;
 pub use decode::{DecodeOptions, Detection};
 pub use detector::{Detector, DetectorBuilder, StageTimes};
 pub use error::Error;
-pub use frame::{Frame, PixelFormat};
+pub use frame::{Colour, Frame, PixelFormat, YuvMatrix, YuvRange};
 pub use infer::plan::Plan;
 pub use infer::tensor::{DType, Tensor};
 pub use session::{Backend, GpuApi, Model, Session, SessionOptions};

@@ -1,8 +1,8 @@
 //! Every variant of the convert and marshal shaders is valid and can be written for every shading language.
 #![cfg(feature = "gpu")]
 
-use eyas::convert::{ChannelOrder, Preprocess, variant};
-use eyas::frame::PixelFormat;
+use eyas::convert::{ChannelOrder, Preprocess, picture_variant, variant};
+use eyas::frame::{Colour, PixelFormat, YuvMatrix, YuvRange};
 use eyas::infer::plan::view::{BufferId, View};
 use eyas::letterbox::Fit;
 use eyas::marshal::{ChannelAxis, Route, route};
@@ -39,19 +39,29 @@ fn translate(variant: &Variant, precision: Precision) {
 #[test]
 fn resize_normalise() {
     for precision in [Precision::F32, Precision::F16] {
-        for format in [PixelFormat::Rgb8, PixelFormat::Rgba8, PixelFormat::Bgra8, PixelFormat::Gray8] {
+        for format in PixelFormat::ALL {
             for order in [ChannelOrder::Rgb, ChannelOrder::Bgr, ChannelOrder::Gray] {
                 for (fit, block) in [(Fit::Stretch, 1), (Fit::LetterboxCentre { pad: 114 }, 4)] {
                     let (mean, std) = ([103.53, 1e-20, -0.0], [57.375, 1e20, -1.0]);
                     let p = Preprocess { width_px: 33, height_px: 20, fit, order, mean, std };
                     let view = View::channels_last(BufferId(0), &[1, order.channels(), 20, 33], block);
-                    let v = variant(&p, format, &view, precision).expect("fits");
+                    let v = variant(&p, format, Colour::default(), &view, precision).expect("fits");
                     assert_eq!(v.workgroups, [3, 2, 1]);
                     assert_eq!(v.source.contains("array<S4>"), order != ChannelOrder::Gray && block == 4);
                     translate(&v, precision);
                 }
             }
         }
+    }
+}
+
+#[test]
+fn picture() {
+    for format in PixelFormat::ALL {
+        let colour = Colour { range: YuvRange::Full, matrix: YuvMatrix::Bt709 };
+        let v = picture_variant(format, colour, [641, 479]);
+        assert_eq!(v.workgroups, [41, 30, 1]);
+        translate(&v, Precision::F32);
     }
 }
 

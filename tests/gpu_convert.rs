@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 
-use eyas::convert::{ChannelOrder, Preprocess, run_twin, variant};
-use eyas::frame::{Frame, PixelFormat};
+use eyas::convert::{ChannelOrder, Preprocess, picture_row_words, picture_twin, picture_variant, run_twin, variant};
+use eyas::frame::{Colour, Frame, PixelFormat, YuvMatrix, YuvRange};
 use eyas::gpu::{Gpu, test_gpu};
 use eyas::infer::plan::view::{BufferId, View};
 use eyas::letterbox::{Fit, FrameParams};
@@ -19,9 +19,24 @@ fn cells(v: &mut [f32]) -> &[Cell<f32>] {
 }
 
 fn frame(size: [u32; 2], format: PixelFormat) -> Frame {
-    let len = (size[0] * size[1]) as usize * format.bytes_per_pixel();
-    let bytes = (0..len as u64).map(|i| ((i * 2_654_435_761 % 4_294_967_296) >> 24) as u8).collect();
+    let bytes = (0..format.picture_bytes(size[0], size[1]))
+        .map(|i| ((i * 2_654_435_761 % 4_294_967_296) >> 24) as u8)
+        .collect();
     Frame::new(size[0], size[1], format, bytes).expect("frame")
+}
+
+const COLOURS: [Colour; 4] = [
+    Colour { range: YuvRange::Limited, matrix: YuvMatrix::Bt601 },
+    Colour { range: YuvRange::Limited, matrix: YuvMatrix::Bt709 },
+    Colour { range: YuvRange::Full, matrix: YuvMatrix::Bt601 },
+    Colour { range: YuvRange::Full, matrix: YuvMatrix::Bt709 },
+];
+
+/// A frame's bytes as they go up: whole words.
+fn padded(frame: &Frame) -> Vec<u8> {
+    let mut bytes = frame.bytes.clone();
+    bytes.resize(bytes.len().next_multiple_of(4), 255);
+    bytes
 }
 
 fn precisions(gpu: &Gpu) -> Vec<Precision> {
@@ -39,11 +54,9 @@ fn compare(gpu: &Gpu, frame: &Frame, p: &Preprocess, view: &View, precision: Pre
     let mut expected = vec![UNTOUCHED; len];
     run_twin(frame, p, &letterbox, view, cells(&mut expected)).expect("twin");
 
-    let v = variant(p, frame.format, view, precision).expect("variant");
+    let v = variant(p, frame.format, frame.colour, view, precision).expect("variant");
     let params = gpu.upload("params", bytemuck::bytes_of(&FrameParams::new(frame, &letterbox))).expect("upload");
-    let mut bytes = frame.bytes.clone();
-    bytes.resize(bytes.len().next_multiple_of(4), 255);
-    let bytes = gpu.upload("bytes", &bytes).expect("upload");
+    let bytes = gpu.upload("bytes", &padded(frame)).expect("upload");
     let dst = gpu.upload_f32("input", &vec![UNTOUCHED; len], precision).expect("upload");
     let dispatch = gpu.dispatch(&v, &[&params, &bytes, &dst]).expect("dispatch");
     gpu.run(&[&dispatch]).expect("run");
@@ -69,18 +82,54 @@ fn compare(gpu: &Gpu, frame: &Frame, p: &Preprocess, view: &View, precision: Pre
 #[test]
 fn resize_normalise_equals_its_twin() {
     let Some(gpu) = test_gpu() else { return };
-    let formats = [PixelFormat::Rgb8, PixelFormat::Rgba8, PixelFormat::Bgra8, PixelFormat::Gray8];
     let sizes = [[641, 479], [3, 5], [1, 1], [31, 200], [33, 21]];
     let fits = [Fit::LetterboxCentre { pad: 114 }, Fit::Stretch, Fit::LetterboxTopLeft { pad: 7 }];
     let (mean, std) = ([103.53, 116.28, 123.675], [57.375, 57.12, 58.395]);
     for precision in precisions(&gpu) {
         for (i, size) in sizes.into_iter().enumerate() {
-            for (j, format) in formats.into_iter().enumerate() {
+            for (j, format) in PixelFormat::ALL.into_iter().enumerate() {
                 let order = [ChannelOrder::Rgb, ChannelOrder::Bgr, ChannelOrder::Gray][(i + j) % 3];
                 let p = Preprocess { width_px: 33, height_px: 21, fit: fits[(i + j / 2) % 3], order, mean, std };
                 let mut view = View::channels_last(BufferId(0), &[1, order.channels(), 21, 33], [1, 4][j % 2]);
                 view.offset = [0, 4, 3][i % 3];
-                compare(&gpu, &frame(size, format), &p, &view, precision);
+                let frame = frame(size, format).with_colour(COLOURS[(i + j) % 4]);
+                compare(&gpu, &frame, &p, &view, precision);
+            }
+        }
+    }
+}
+
+#[test]
+fn picture_equals_its_twin() {
+    let Some(gpu) = test_gpu() else { return };
+    for format in PixelFormat::ALL {
+        for (i, size) in [[641, 479], [3, 5], [1, 1], [64, 2], [2, 1]].into_iter().enumerate() {
+            for colour in if format.is_yuv() { &COLOURS[..] } else { &COLOURS[i % 4..=i % 4] } {
+                let frame = frame(size, format).with_colour(*colour);
+                let expected = picture_twin(&frame).expect("twin");
+                let p = Preprocess {
+                    width_px: 4,
+                    height_px: 4,
+                    fit: Fit::Stretch,
+                    order: ChannelOrder::Rgb,
+                    mean: [0.0; 3],
+                    std: [1.0; 3],
+                };
+                let params = FrameParams::new(&frame, &p.letterbox(size));
+                let params = gpu.upload("params", bytemuck::bytes_of(&params)).expect("upload");
+                let bytes = gpu.upload("bytes", &padded(&frame)).expect("upload");
+                let row_bytes = 4 * picture_row_words(size[0]) as usize;
+                let dst = gpu.upload("picture", &vec![7; row_bytes * size[1] as usize]).expect("upload");
+                let v = picture_variant(format, *colour, size);
+                let dispatch = gpu.dispatch(&v, &[&params, &bytes, &dst]).expect("dispatch");
+                gpu.run(&[&dispatch]).expect("run");
+                let found = gpu.download(&dst, row_bytes * size[1] as usize).expect("download");
+                let rows = found.chunks_exact(row_bytes).zip(expected.bytes.chunks_exact(4 * size[0] as usize));
+                for (y, (found, expected)) in rows.enumerate() {
+                    let (pixels, rest) = found.split_at(expected.len());
+                    assert_eq!(pixels, expected, "{frame:?} {colour:?} row {y}");
+                    assert!(rest.iter().all(|&b| b == 7), "padding stays");
+                }
             }
         }
     }

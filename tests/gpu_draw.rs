@@ -31,7 +31,7 @@ const LABELS: [&str; 7] = ["person", "traffic light", "Âne à lunettes…", "",
 fn picture(width: u32, height: u32, format: PixelFormat) -> Frame {
     let mut random = Random(7);
     let len = (width * height) as usize * format.bytes_per_pixel();
-    Frame { width, height, format, bytes: (0..len).map(|_| random.next() as u8).collect() }
+    Frame::new(width, height, format, (0..len).map(|_| random.next() as u8).collect()).expect("frame")
 }
 
 /// Detections that lie inside, across every border and outside, with some that are no boxes at all.

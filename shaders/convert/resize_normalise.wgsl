@@ -1,5 +1,7 @@
 // Bytes of a picture -> the network's input: bilinear resize, letterbox, channel order, standardisation, store.
 // Twin: src/convert/resize_normalise.rs.
+// include: picture_bytes
+// include: frame_params
 //
 //   position(x) = (x + 1/2) * picture / content - 1/2         half-pixel centres, no antialiasing
 //   level       = bilinear(picture, position) rounded to 0..255, PAD outside the content
@@ -10,16 +12,10 @@
 // the twin gives the same levels. The division is kept as a product: (a - b) * c offers no fused multiply-add.
 //
 // Bindings
-//   params  FrameParams: picture_px, row_bytes, content_px and offset_px (whole pixels) are read; sides <= 16384
-//   bytes   the picture's rows, 4 bytes in a word, first byte lowest; the buffer is padded to whole words
-//   dst     channels last: OFFSET + y * ROW_STRIDE + x * PIXEL_STRIDE + c, in elements
+//   params, bytes  see shaders/common/picture_bytes.wgsl; content_px and offset_px (whole pixels) are read too
+//   dst            channels last: OFFSET + y * ROW_STRIDE + x * PIXEL_STRIDE + c, in elements
 // Tile: one pixel a thread, 16 x 16 a workgroup. Dispatch: ceil(MODEL_W / 16) x ceil(MODEL_H / 16).
 
-const BYTES_PER_PIXEL: u32 = 3u;
-// Where the network's channels lie in a pixel's word, in bits. For LUMINANCE: red, green, blue.
-const SHIFT_0: u32 = 0u;
-const SHIFT_1: u32 = 8u;
-const SHIFT_2: u32 = 16u;
 const LUMINANCE: bool = false;
 const MODEL_W: u32 = 416u;
 const MODEL_H: u32 = 416u;
@@ -36,22 +32,12 @@ const PIXEL_STRIDE: u32 = 3u;
 alias S = f32;
 alias S4 = vec4<S>;
 
-@group(0) @binding(0) var<storage, read> params: FrameParams;
-@group(0) @binding(1) var<storage, read> bytes: array<u32>;
 @group(0) @binding(2) var<storage, read_write> dst: array<S>;
 
 fn store(at: u32, v: vec3<f32>) { dst[at] = S(v.x); dst[at + 1u] = S(v.y); dst[at + 2u] = S(v.z); }
 
-fn pixel(x: u32, y: u32) -> vec3<u32> {
-    let at = y * params.row_bytes + x * BYTES_PER_PIXEL;
-    let shift = (at & 3u) * 8u;
-    var word = bytes[at >> 2u] >> shift;
-    // Only then does a pixel of 3 bytes reach into the next word: the last pixel never reads beyond the buffer.
-    if (BYTES_PER_PIXEL == 3u && shift > 8u) {
-        word = word | (bytes[(at >> 2u) + 1u] << (32u - shift));
-    }
-    return (vec3<u32>(word) >> vec3<u32>(SHIFT_0, SHIFT_1, SHIFT_2)) & vec3<u32>(255u);
-}
+// Colours in the order of the network's channels.
+fn ordered(rgb: vec3<u32>) -> vec3<u32> { return rgb; }
 
 // The two neighbours of a position, clamped to the edge, and the weight of the second in 1/2048.
 struct Tap {
@@ -90,6 +76,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         level = (level + vec3<u32>(2u)) >> vec3<u32>(2u);
         if (LUMINANCE) {
             level = vec3<u32>((level.x * 9798u + level.y * 19235u + level.z * 3735u + 16384u) >> 15u);
+        } else {
+            level = ordered(level);
         }
     }
     let mean = vec3<f32>(MEAN_0, MEAN_1, MEAN_2);

@@ -210,8 +210,8 @@ fn encode(format: ImageFormat, frame: &Frame, mut out: impl Write) -> Result<(),
     let (bytes, colour) = match frame.format {
         PixelFormat::Rgb8 => (&frame.bytes, ExtendedColorType::Rgb8),
         PixelFormat::Gray8 => (&frame.bytes, ExtendedColorType::L8),
-        PixelFormat::Rgba8 | PixelFormat::Bgra8 => {
-            rgb = frame.clone().into_rgb8();
+        _ => {
+            rgb = frame.to_rgb8();
             (&rgb.bytes, ExtendedColorType::Rgb8)
         }
     };
@@ -253,7 +253,8 @@ mod tests {
 
     fn gradient(width: u32, height: u32, format: PixelFormat) -> Frame {
         let step = format.bytes_per_pixel();
-        let bytes = (0..(width * height) as usize * step).map(|i| (i / step * 3 + i % step * 40) as u8).collect();
+        let bytes =
+            (0..format.picture_bytes(width, height) as usize).map(|i| (i / step * 3 + i % step * 40) as u8).collect();
         Frame::new(width, height, format, bytes).expect("frame")
     }
 
@@ -264,7 +265,7 @@ mod tests {
     #[test]
     fn writes_and_reads_every_format_and_extension() {
         let dir = Scratch::new("formats");
-        for format in [PixelFormat::Rgb8, PixelFormat::Rgba8, PixelFormat::Bgra8, PixelFormat::Gray8] {
+        for format in PixelFormat::ALL {
             let frame = gradient(7, 5, format);
             for (name, exact) in
                 [("a.png", true), ("b.WebP", true), ("c.bmp", true), ("d.jpg", false), ("e.JPEG", false)]
@@ -275,7 +276,7 @@ mod tests {
                 let expected = frame.clone().into_rgb8();
                 if exact {
                     assert_eq!(back, expected, "{name} {format:?}");
-                } else {
+                } else if !format.is_yuv() {
                     let far = back.bytes.iter().zip(&expected.bytes).filter(|(a, b)| a.abs_diff(**b) > 60);
                     assert!(far.count() < 20, "{name} {format:?}");
                 }

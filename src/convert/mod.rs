@@ -2,10 +2,12 @@
 //!
 //! [`into_slice`] is the CPU's way, [`variant`] the GPU's, and [`run_twin`] the reference for both. All three write
 //! straight into the network's input where its channels are neighbours in memory; for other layouts see
-//! [`crate::marshal`].
+//! [`crate::marshal`]. [`picture_variant`] brings a picture of any format to RGBA at its own size, to be looked at.
 
+mod picture;
 mod resize_normalise;
 
+pub use picture::{picture_row_words, picture_twin, picture_variant};
 pub use resize_normalise::{into_slice, run_twin, variant};
 
 use crate::frame::{Frame, MAX_SIDE_PX};

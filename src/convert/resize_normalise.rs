@@ -10,14 +10,14 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
+use super::picture::with_picture_bytes;
 use super::{ChannelOrder, ConvertError, Preprocess, check_all};
-use crate::frame::{Frame, PixelFormat};
+use crate::frame::{Colour, Frame, PixelFormat};
 use crate::infer::plan::view::{FeatureMap, View};
 use crate::letterbox::Letterbox;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
 const SHADER: &str = include_str!("../../shaders/convert/resize_normalise.wgsl");
-const FRAME_PARAMS: &str = include_str!("../../shaders/common/frame_params.wgsl");
 
 /// The two neighbours of a position, clamped to the edge, and the weight of the second in 1/2048.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,7 +76,7 @@ pub fn run_twin(
     let scale = p.factors();
     let corner = letterbox.offset_px.map(|px| px as u32);
     let [content_w, content_h] = letterbox.content_px;
-    let pixel = |x, y| ordered(frame.rgb(x, y).map(u32::from), p.order);
+    let pixel = |x, y| frame.rgb(x, y).map(u32::from);
     for id_y in 0..p.height_px {
         for id_x in 0..p.width_px {
             let mut level = [u32::from(p.pad()); 3];
@@ -90,9 +90,10 @@ pub fn run_twin(
                 };
                 let (above, below) = (row(ty.low), row(ty.high));
                 level = [0, 1, 2].map(|c| down(above[c], below[c], ty.weight));
-                if p.order == ChannelOrder::Gray {
-                    level = [luminance(level); 3];
-                }
+                level = match p.order {
+                    ChannelOrder::Gray => [luminance(level); 3],
+                    order => ordered(level, order),
+                };
             }
             let at = map.pixel(0, id_y as usize, id_x as usize);
             for c in 0..map.channels {
@@ -103,7 +104,7 @@ pub fn run_twin(
     Ok(())
 }
 
-/// The shader for pictures of that format into that input, on a device with that storage precision. Bindings: the
+/// The shader for pictures of that format and colour into that input, on a device with that storage precision. Bindings: the
 /// frame's [`crate::letterbox::FrameParams`], the bytes of the frame padded to a multiple of 4, the input's buffer.
 /// Size, stride and letterbox of the picture come from the parameters: one variant serves pictures of every size.
 /// The frame must satisfy [`Frame::check`]; the shader trusts it.
@@ -113,20 +114,13 @@ pub fn run_twin(
 pub fn variant(
     p: &Preprocess,
     format: PixelFormat,
+    colour: Colour,
     input: &View,
     precision: Precision,
 ) -> Result<Variant, ConvertError> {
     let map = p.check(input)?;
-    // Bit positions of red, green and blue in a pixel's little-endian word.
-    let rgb = match format {
-        PixelFormat::Rgb8 | PixelFormat::Rgba8 => [0, 8, 16],
-        PixelFormat::Bgra8 => [16, 8, 0],
-        PixelFormat::Gray8 => [0; 3],
-    };
-    let shifts = ordered(rgb, p.order);
     let scale = p.factors();
-    let mut v = VariantBuilder::new("resize_normalise", SHADER)
-        .u32("BYTES_PER_PIXEL", format.bytes_per_pixel())
+    let mut v = with_picture_bytes(VariantBuilder::new("resize_normalise", SHADER), format, colour)
         .bool("LUMINANCE", p.order == ChannelOrder::Gray)
         .u32("MODEL_W", map.width)
         .u32("MODEL_H", map.height)
@@ -136,10 +130,10 @@ pub fn variant(
         .u32("PIXEL_STRIDE", map.pixel_stride)
         .precision(precision);
     for c in 0..3 {
-        v = v
-            .u32(&format!("SHIFT_{c}"), shifts[c] as usize)
-            .f32(&format!("MEAN_{c}"), p.mean[c])
-            .f32(&format!("SCALE_{c}"), scale[c]);
+        v = v.f32(&format!("MEAN_{c}"), p.mean[c]).f32(&format!("SCALE_{c}"), scale[c]);
+    }
+    if p.order == ChannelOrder::Bgr {
+        v = v.line("fn ordered(", "fn ordered(rgb: vec3<u32>) -> vec3<u32> { return rgb.zyx; }");
     }
     if map.channels == 1 {
         v = v.line("fn store(", "fn store(at: u32, v: vec3<f32>) { dst[at] = S(v.x); }");
@@ -150,7 +144,7 @@ pub fn variant(
             .line("fn store(", "fn store(at: u32, v: vec3<f32>) { dst[at / 4u] = S4(vec4<f32>(v, 0.0f)); }");
     }
     let groups = |extent: usize| extent.div_ceil(16) as u32;
-    Ok(v.include(FRAME_PARAMS).build([groups(map.width), groups(map.height), 1]))
+    Ok(v.build([groups(map.width), groups(map.height), 1]))
 }
 
 /// What [`run_twin`] computes, bit for bit, by rows: each row of the picture is resized across once and bands of rows
@@ -179,6 +173,11 @@ pub fn into_slice(
         }
         (PixelFormat::Rgba8, _) | (PixelFormat::Bgra8, ChannelOrder::Bgr) => bands.run::<4, 0, 1, 2>(memory),
         (PixelFormat::Gray8, _) => bands.run::<1, 0, 0, 0>(memory),
+        // Rows of these are brought to RGB first.
+        (PixelFormat::Yuyv | PixelFormat::Nv12 | PixelFormat::I420, ChannelOrder::Bgr) => {
+            bands.run::<3, 2, 1, 0>(memory);
+        }
+        (PixelFormat::Yuyv | PixelFormat::Nv12 | PixelFormat::I420, _) => bands.run::<3, 0, 1, 2>(memory),
     }
     Ok(())
 }
@@ -291,11 +290,13 @@ fn standardise(level: u32, (mean, factor): (f32, f32)) -> f32 {
 struct Resized {
     of: Option<u32>,
     values: Vec<u16>,
+    /// The row as RGB where the picture's format is another.
+    rgb: Vec<u8>,
 }
 
 impl Resized {
     fn new(columns: usize) -> Resized {
-        Resized { of: None, values: vec![0; 3 * columns] }
+        Resized { of: None, values: vec![0; 3 * columns], rgb: Vec::new() }
     }
 
     fn fill<const BPP: usize, const A: usize, const B: usize, const C: usize>(&mut self, y: u32, bands: &Bands<'_>) {
@@ -303,8 +304,16 @@ impl Resized {
             return;
         }
         self.of = Some(y);
-        let row_bytes = bands.frame.row_bytes();
-        let (row, _) = bands.frame.bytes[y as usize * row_bytes..][..row_bytes].as_chunks::<BPP>();
+        let frame = bands.frame;
+        let row = if frame.format.is_yuv() {
+            self.rgb.resize(3 * frame.width as usize, 0);
+            frame.rgb_row(y, &mut self.rgb);
+            &self.rgb
+        } else {
+            let row_bytes = frame.row_bytes();
+            &frame.bytes[y as usize * row_bytes..][..row_bytes]
+        };
+        let (row, _) = row.as_chunks::<BPP>();
         for (t, out) in bands.columns.iter().zip(self.values.chunks_exact_mut(3)) {
             let (left, right) = (&row[t.low as usize], &row[t.high as usize]);
             for (out, at) in out.iter_mut().zip([A, B, C]) {
@@ -317,10 +326,11 @@ impl Resized {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::{YuvMatrix, YuvRange};
     use crate::infer::plan::view::BufferId;
     use crate::letterbox::Fit;
 
-    const FORMATS: [PixelFormat; 4] = [PixelFormat::Rgb8, PixelFormat::Rgba8, PixelFormat::Bgra8, PixelFormat::Gray8];
+    const FORMATS: [PixelFormat; 7] = PixelFormat::ALL;
 
     /// Sizes of picture and content, and evenly picked levels of the result.
     const OPENCV: [([u32; 2], [u32; 2], &[u8]); 8] = [
@@ -390,9 +400,41 @@ mod tests {
 
     /// Level of byte i: a pattern that Python can repeat.
     fn frame(width: u32, height: u32, format: PixelFormat) -> Frame {
-        let len = (width * height) as usize * format.bytes_per_pixel();
-        let bytes = (0..len as u64).map(|i| ((i * 2_654_435_761 % 4_294_967_296) >> 24) as u8).collect();
+        let bytes = (0..format.picture_bytes(width, height))
+            .map(|i| ((i * 2_654_435_761 % 4_294_967_296) >> 24) as u8)
+            .collect();
         Frame::new(width, height, format, bytes).expect("frame")
+    }
+
+    /// A pixel in f64: of YUV by the standards' matrices, clamped and not rounded, from places written on their own.
+    fn rgb_f64(frame: &Frame, x: u32, y: u32) -> [f64; 3] {
+        let (x, y, w, h) = (x as usize, y as usize, frame.width as usize, frame.height as usize);
+        let (chroma_w, chroma_h) = (w.div_ceil(2), h.div_ceil(2));
+        let places = match frame.format {
+            PixelFormat::Yuyv => {
+                let pair = 4 * (y * chroma_w + x / 2);
+                [pair + x % 2 * 2, pair + 1, pair + 3]
+            }
+            PixelFormat::Nv12 => {
+                let uv = w * h + 2 * (y / 2 * chroma_w + x / 2);
+                [y * w + x, uv, uv + 1]
+            }
+            PixelFormat::I420 => {
+                let u = w * h + y / 2 * chroma_w + x / 2;
+                [y * w + x, u, u + chroma_w * chroma_h]
+            }
+            _ => return frame.rgb(x as u32, y as u32).map(f64::from),
+        };
+        let [luma, u, v] = places.map(|at| f64::from(frame.bytes[at]));
+        let (luma, u, v) = match frame.colour.range {
+            YuvRange::Limited => ((luma - 16.0) / 219.0, (u - 128.0) / 224.0, (v - 128.0) / 224.0),
+            YuvRange::Full => (luma / 255.0, (u - 128.0) / 255.0, (v - 128.0) / 255.0),
+        };
+        let rgb = match frame.colour.matrix {
+            YuvMatrix::Bt601 => [luma + 1.402 * v, luma - 0.344136286 * u - 0.714136286 * v, luma + 1.772 * u],
+            YuvMatrix::Bt709 => [luma + 1.5748 * v, luma - 0.187324273 * u - 0.468124273 * v, luma + 1.8556 * u],
+        };
+        rgb.map(|c| (c * 255.0).clamp(0.0, 255.0))
     }
 
     /// Bilinear interpolation in f64, written on its own.
@@ -401,7 +443,7 @@ mod tests {
         let (px, py) = (position(x, frame.width, content[0]), position(y, frame.height, content[1]));
         let at = |dx: f64, dy: f64| {
             let clamp = |v: f64, n: u32| v.clamp(0.0, f64::from(n - 1)) as u32;
-            frame.rgb(clamp(px.floor() + dx, frame.width), clamp(py.floor() + dy, frame.height)).map(f64::from)
+            rgb_f64(frame, clamp(px.floor() + dx, frame.width), clamp(py.floor() + dy, frame.height))
         };
         let (fx, fy) = (px - px.floor(), py - py.floor());
         let (a, b, c, d) = (at(0.0, 0.0), at(1.0, 0.0), at(0.0, 1.0), at(1.0, 1.0));
@@ -423,7 +465,7 @@ mod tests {
         for (i, size) in [[3, 5], [1, 1], [64, 47], [13, 1], [40, 90]].into_iter().enumerate() {
             for (j, fit) in fits.into_iter().enumerate() {
                 for (k, order) in orders.into_iter().enumerate() {
-                    cases.push((size, fit, order, FORMATS[(i + j + k) % 4]));
+                    cases.push((size, fit, order, FORMATS[(3 * i + j + 2 * k) % 7]));
                 }
             }
         }
@@ -448,17 +490,48 @@ mod tests {
                     for c in 0..channels {
                         let value = memory[view.index(&[0, c, y as usize, x as usize])];
                         let level = f64::from(value) * f64::from(p.std[c]) + f64::from(p.mean[c]);
-                        // Luminance is rounded once more.
+                        // Luminance is rounded once more, and so are the colours of YUV.
                         let limit = match order {
                             _ if !inside => 1e-4,
                             ChannelOrder::Gray => 1.5,
                             _ => 1.0,
-                        };
+                        } + if format.is_yuv() { 0.5 } else { 0.0 };
                         assert!(
                             (level - want[c]).abs() <= limit,
                             "{size:?} {fit:?} {order:?} {format:?}: {level} {want:?}"
                         );
                         assert!((level - level.round()).abs() < 1e-4, "whole levels");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_matrix_and_range_is_within_a_level_of_f64() {
+        for format in FORMATS {
+            for (range, matrix) in [YuvRange::Limited, YuvRange::Full]
+                .into_iter()
+                .flat_map(|range| [YuvMatrix::Bt601, YuvMatrix::Bt709].map(|matrix| (range, matrix)))
+            {
+                // At their own size and scaled.
+                for (size, model) in
+                    [([641, 479], [641, 479]), ([3, 5], [3, 5]), ([641, 479], [75, 61]), ([3, 5], [16, 9])]
+                {
+                    let frame = frame(size[0], size[1], format).with_colour(Colour { range, matrix });
+                    let mut p = preprocess(model, Fit::Stretch, ChannelOrder::Rgb);
+                    (p.mean, p.std) = ([0.0; 3], [1.0; 3]);
+                    let view = View::channels_last(BufferId(0), &[1, 3, model[1] as usize, model[0] as usize], 1);
+                    let memory = twin(&frame, &p, &view);
+                    for (i, found) in memory[..view.end()].chunks_exact(3).enumerate() {
+                        let expected = level_f64(&frame, model, i as u32 % model[0], i as u32 / model[0]);
+                        for c in 0..3 {
+                            // Rounded once by the colours; a resize rounds once more, and is held against the nearest level.
+                            let (expected, limit) =
+                                if size == model { (expected[c], 0.51) } else { (expected[c].round(), 1.0) };
+                            let error = (f64::from(found[c]) - expected).abs();
+                            assert!(error <= limit, "{frame:?} {range:?} {matrix:?} {model:?} pixel {i}: {error}");
+                        }
                     }
                 }
             }
@@ -526,7 +599,7 @@ mod tests {
         assert!(fails(&frame, &flat, &letterbox, &view).contains("deviation"));
         let gray = Preprocess { order: ChannelOrder::Gray, ..p };
         assert!(fails(&frame, &gray, &letterbox, &view).contains("[1, 1, 5, 6]"));
-        assert!(variant(&p, PixelFormat::Rgb8, &planes, Precision::F32).is_err());
+        assert!(variant(&p, PixelFormat::Rgb8, Colour::default(), &planes, Precision::F32).is_err());
         assert!(Preprocess { width_px: 0, ..p }.check(&view).is_err());
     }
 }

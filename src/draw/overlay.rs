@@ -15,26 +15,10 @@ pub const OVERLAY_WGSL: &str = include_str!("../../shaders/draw/overlay.wgsl");
 
 /// A copy of the picture as Rgb8 with boxes and labels on it. Detections are in its pixels, best first.
 pub fn annotate(frame: &Frame, detections: &[Detection], style: &Style) -> Frame {
-    let mut out = rgb8(frame);
+    let mut out = frame.to_rgb8();
     let drawn = instances(detections, [out.width, out.height], style);
     blend_all(&mut out.bytes, [out.width, out.height], &RGB, &drawn.list, &drawn.atlas);
     out
-}
-
-/// The picture as Rgb8.
-fn rgb8(frame: &Frame) -> Frame {
-    let mut bytes = Vec::with_capacity(frame.width as usize * frame.height as usize * 3);
-    match frame.format {
-        PixelFormat::Rgb8 => bytes.extend_from_slice(&frame.bytes),
-        _ => {
-            for y in 0..frame.height {
-                for x in 0..frame.width {
-                    bytes.extend_from_slice(&frame.rgb(x, y));
-                }
-            }
-        }
-    }
-    Frame { width: frame.width, height: frame.height, format: PixelFormat::Rgb8, bytes }
 }
 
 /// Draws the rectangles, in their order, into a picture with three or four bytes a pixel; its alpha stays as it is.
@@ -116,7 +100,7 @@ mod tests {
 
     fn grey(width: u32, height: u32, format: PixelFormat) -> Frame {
         let bytes = vec![100; (width * height) as usize * format.bytes_per_pixel()];
-        Frame { width, height, format, bytes }
+        Frame::new(width, height, format, bytes).expect("frame")
     }
 
     fn solid(rect_px: [i32; 4], colour: [u8; 4]) -> Instance {

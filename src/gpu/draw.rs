@@ -356,7 +356,7 @@ impl Overlay {
         for row in padded.chunks_exact(row_bytes as usize) {
             bytes.extend(row.chunks_exact(4).take(size_px[0] as usize).flat_map(|p| [p[0], p[1], p[2]]));
         }
-        Ok(Frame { width: frame.width, height: frame.height, format: PixelFormat::Rgb8, bytes })
+        Frame::new(frame.width, frame.height, PixelFormat::Rgb8, bytes).map_err(GpuError::Invalid)
     }
 
     fn offscreen(&self, gpu: &Gpu, size_px: [u32; 2], atlas: &Atlas) -> Result<Offscreen, GpuError> {
@@ -434,12 +434,6 @@ fn rgba8(frame: &Frame) -> Vec<u8> {
     match frame.format {
         PixelFormat::Rgba8 => frame.bytes.clone(),
         PixelFormat::Rgb8 => frame.bytes.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect(),
-        _ => (0..frame.height)
-            .flat_map(|y| (0..frame.width).map(move |x| (x, y)))
-            .flat_map(|(x, y)| {
-                let [r, g, b] = frame.rgb(x, y);
-                [r, g, b, 255]
-            })
-            .collect(),
+        _ => frame.to_rgb8().bytes.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect(),
     }
 }

@@ -8,7 +8,7 @@ use super::{Gpu, GpuError, GpuSession};
 use crate::convert::{self, Preprocess};
 use crate::decode::candidates::read_detections;
 use crate::decode::{Decoder, DetectionsHeader, GpuBinding, GpuDecode, RawDetection};
-use crate::frame::{Frame, PixelFormat};
+use crate::frame::{Colour, Frame, PixelFormat};
 use crate::infer::plan::view::View;
 use crate::letterbox::{FrameParams, Letterbox};
 use crate::marshal::{Pack, Route};
@@ -34,6 +34,7 @@ pub struct FrameLoop {
 struct Upload {
     bytes: wgpu::Buffer,
     format: PixelFormat,
+    colour: Colour,
     convert: Dispatch,
 }
 
@@ -109,7 +110,12 @@ impl FrameLoop {
     ) -> Result<wgpu::SubmissionIndex, GpuError> {
         frame.check().map_err(GpuError::Invalid)?;
         let upload = match self.picture.take() {
-            Some(u) if u.format == frame.format && u.bytes.size() >= frame.bytes.len() as u64 => u,
+            Some(u)
+                if (u.format, u.colour) == (frame.format, frame.colour)
+                    && u.bytes.size() >= frame.bytes.len() as u64 =>
+            {
+                u
+            }
             _ => self.prepare_upload(session, frame, &decoder.preprocess)?,
         };
         self.gpu.write(&upload.bytes, 0, &frame.bytes)?;
@@ -143,14 +149,14 @@ impl FrameLoop {
 
     fn prepare_upload(&self, session: &GpuSession, frame: &Frame, preprocess: &Preprocess) -> Result<Upload, GpuError> {
         let bytes = self.gpu.storage_buffer("picture", frame.bytes.len())?;
-        let variant = convert::variant(preprocess, frame.format, &self.target, session.precision())
+        let variant = convert::variant(preprocess, frame.format, frame.colour, &self.target, session.precision())
             .map_err(|e| GpuError::Invalid(e.to_string()))?;
         let target = match &self.staging {
             Some(staging) => staging,
             None => session.buffer(self.target.buffer),
         };
         let convert = self.gpu.dispatch(&variant, &[&self.params, &bytes, target])?;
-        Ok(Upload { bytes, format: frame.format, convert })
+        Ok(Upload { bytes, format: frame.format, colour: frame.colour, convert })
     }
 
     /// Waits for a submission and gives its detections, in picture pixels. `None` when the shaders cannot: too many
