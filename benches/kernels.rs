@@ -31,7 +31,7 @@ struct Layer {
     activation: Activation,
 }
 
-const fn conv_layer(name: &'static str, io: [usize; 2], size: usize, kernel: usize, stride: usize) -> Layer {
+fn conv_layer(name: &'static str, io: [usize; 2], size: usize, kernel: usize, stride: usize) -> Layer {
     Layer {
         name,
         depthwise: false,
@@ -40,11 +40,11 @@ const fn conv_layer(name: &'static str, io: [usize; 2], size: usize, kernel: usi
         size: [size; 2],
         kernel,
         stride,
-        activation: Activation::Silu,
+        activation: if std::env::var_os("EYAS_X").is_some() { Activation::None } else { Activation::Silu },
     }
 }
 
-const fn depthwise_layer(name: &'static str, channels: usize, size: usize, kernel: usize, stride: usize) -> Layer {
+fn depthwise_layer(name: &'static str, channels: usize, size: usize, kernel: usize, stride: usize) -> Layer {
     Layer {
         name,
         depthwise: true,
@@ -57,35 +57,37 @@ const fn depthwise_layer(name: &'static str, channels: usize, size: usize, kerne
     }
 }
 
-const LAYERS: &[Layer] = &[
-    conv_layer("yolov8n stem", [3, 16], 640, 3, 2),
-    conv_layer("yolov8n conv1", [16, 32], 320, 3, 2),
-    conv_layer("yolov8n c2f 160 1x1", [32, 32], 160, 1, 1),
-    conv_layer("yolov8n c2f 160 3x3", [16, 16], 160, 3, 1),
-    conv_layer("yolov8n conv2", [32, 64], 160, 3, 2),
-    conv_layer("yolov8n c2f 80 3x3", [32, 32], 80, 3, 1),
-    conv_layer("yolov8n head 80 3x3", [64, 64], 80, 3, 1),
-    conv_layer("yolov8n head 80 3x3 cls", [80, 80], 80, 3, 1),
-    conv_layer("yolov8n c2f 40 1x1", [256, 128], 40, 1, 1),
-    conv_layer("yolov8n c2f 40 3x3", [64, 64], 40, 3, 1),
-    conv_layer("yolov8n conv4", [128, 256], 40, 3, 2),
-    conv_layer("yolov8n c2f 20 1x1", [384, 256], 20, 1, 1),
-    conv_layer("yolov8n c2f 20 3x3", [128, 128], 20, 3, 1),
-    conv_layer("yolov8n sppf 1x1", [512, 256], 20, 1, 1),
-    conv_layer("yolov4 20 3x3", [512, 1024], 13, 3, 1),
-    conv_layer("yolov4 20 1x1", [1024, 512], 13, 1, 1),
-    conv_layer("resnet 56 3x3", [64, 64], 56, 3, 1),
-    conv_layer("resnet 14 3x3", [256, 256], 14, 3, 1),
-    conv_layer("mobilenet 1x1 7", [960, 160], 7, 1, 1),
-    conv_layer("mobilenet 1x1 14", [96, 576], 14, 1, 1),
-    conv_layer("yolox-nano 1x1 52", [32, 64], 52, 1, 1),
-    depthwise_layer("mobilenet dw 112", 32, 112, 3, 1),
-    depthwise_layer("mobilenet dw 112 s2", 96, 112, 3, 2),
-    depthwise_layer("mobilenet dw 28", 192, 28, 3, 1),
-    depthwise_layer("mobilenet dw 14 5x5", 576, 14, 5, 1),
-    depthwise_layer("mobilenet dw 7", 960, 7, 3, 1),
-    depthwise_layer("yolox-nano dw 52 5x5", 64, 52, 5, 1),
-];
+fn layers() -> Vec<Layer> {
+    vec![
+        conv_layer("yolov8n stem", [3, 16], 640, 3, 2),
+        conv_layer("yolov8n conv1", [16, 32], 320, 3, 2),
+        conv_layer("yolov8n c2f 160 1x1", [32, 32], 160, 1, 1),
+        conv_layer("yolov8n c2f 160 3x3", [16, 16], 160, 3, 1),
+        conv_layer("yolov8n conv2", [32, 64], 160, 3, 2),
+        conv_layer("yolov8n c2f 80 3x3", [32, 32], 80, 3, 1),
+        conv_layer("yolov8n head 80 3x3", [64, 64], 80, 3, 1),
+        conv_layer("yolov8n head 80 3x3 cls", [80, 80], 80, 3, 1),
+        conv_layer("yolov8n c2f 40 1x1", [256, 128], 40, 1, 1),
+        conv_layer("yolov8n c2f 40 3x3", [64, 64], 40, 3, 1),
+        conv_layer("yolov8n conv4", [128, 256], 40, 3, 2),
+        conv_layer("yolov8n c2f 20 1x1", [384, 256], 20, 1, 1),
+        conv_layer("yolov8n c2f 20 3x3", [128, 128], 20, 3, 1),
+        conv_layer("yolov8n sppf 1x1", [512, 256], 20, 1, 1),
+        conv_layer("yolov4 20 3x3", [512, 1024], 13, 3, 1),
+        conv_layer("yolov4 20 1x1", [1024, 512], 13, 1, 1),
+        conv_layer("resnet 56 3x3", [64, 64], 56, 3, 1),
+        conv_layer("resnet 14 3x3", [256, 256], 14, 3, 1),
+        conv_layer("mobilenet 1x1 7", [960, 160], 7, 1, 1),
+        conv_layer("mobilenet 1x1 14", [96, 576], 14, 1, 1),
+        conv_layer("yolox-nano 1x1 52", [32, 64], 52, 1, 1),
+        depthwise_layer("mobilenet dw 112", 32, 112, 3, 1),
+        depthwise_layer("mobilenet dw 112 s2", 96, 112, 3, 2),
+        depthwise_layer("mobilenet dw 28", 192, 28, 3, 1),
+        depthwise_layer("mobilenet dw 14 5x5", 576, 14, 5, 1),
+        depthwise_layer("mobilenet dw 7", 960, 7, 3, 1),
+        depthwise_layer("yolox-nano dw 52 5x5", 64, 52, 5, 1),
+    ]
+}
 
 impl Layer {
     fn out_size(&self) -> [usize; 2] {
@@ -202,7 +204,10 @@ fn main() {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bench" => {}
-            "--isa" => isas.retain(|isa| Some(*isa) == arguments.next().as_deref().and_then(Isa::from_name)),
+            "--isa" => {
+                let wanted = arguments.next().as_deref().and_then(Isa::from_name);
+                isas.retain(|isa| Some(*isa) == wanted);
+            }
             "--threads" => threads = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1),
             other => filter = other.to_string(),
         }
@@ -217,7 +222,7 @@ fn main() {
             Some(peak) => println!("{}, {threads} thread(s); peak {peak:.1} GFLOP/s per thread", isa.name()),
             None => println!("{}, {threads} thread(s); peak not measured", isa.name()),
         }
-        for layer in LAYERS.iter().filter(|layer| layer.name.contains(&filter)) {
+        for layer in layers().iter().filter(|layer| layer.name.contains(&filter)) {
             let Some((step, memory, kernel)) = layer.prepare(isa) else {
                 println!("  {:26} no fast form", layer.name);
                 continue;

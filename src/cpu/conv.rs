@@ -5,6 +5,8 @@
 //! pointers per tap, with a row of zeros for taps outside the picture (Dukhan, *The Indirect Convolution Algorithm*,
 //! 2019). Nothing is copied, and stride, dilation, padding and concat strides cost the inner loop nothing.
 
+use std::ops::Range;
+
 use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
 use super::simd::{self, Aligned};
 use super::{Isa, threads};
@@ -49,6 +51,8 @@ pub struct ConvFast {
     panels: Vec<Panel>,
     /// What taps outside the picture see.
     zeros: Aligned,
+    /// Output rows and columns whose windows are inside the picture.
+    inside: [Range<usize>; 2],
     macs: u64,
 }
 
@@ -115,6 +119,11 @@ impl ConvFast {
             bias,
             panels,
             zeros: Aligned::zeros(src.channels),
+            inside: [(0, src.height, dst.height), (1, src.width, dst.width)].map(|(axis, size, out)| {
+                let whole = |at: &usize| taps_inside(&conv.window, axis, *at, size).len() == conv.window.kernel[axis];
+                let first = (0..out).find(whole).unwrap_or(out);
+                first..(first..out).find(|at| !whole(at)).unwrap_or(out)
+            }),
             macs: (dst.batch * dst.height * dst.width * dst.channels * depth) as u64,
         })
     }
@@ -148,7 +157,7 @@ impl Maps {
     }
 }
 
-/// Output pixels in order, with the top left corner of their windows.
+/// An output pixel.
 #[derive(Clone, Copy)]
 struct Pixel {
     n: usize,
@@ -156,12 +165,25 @@ struct Pixel {
     x: usize,
 }
 
+/// Where the pixels of a tile lie.
+struct Places {
+    /// Top left corners of the windows; not to be read where they are outside the picture.
+    corners: [*const f32; ROWS_MAX],
+    /// Their coordinates, wrapped where negative.
+    corner_y: [usize; ROWS_MAX],
+    corner_x: [usize; ROWS_MAX],
+    dst: [*mut f32; ROWS_MAX],
+    residual: [*const f32; ROWS_MAX],
+    /// All windows are inside the picture.
+    inside: bool,
+}
+
 impl ConvFast {
     /// Computes some panels for some output pixels.
     ///
     /// # Safety
     /// The maps must be as `prepare` saw them.
-    unsafe fn run_part(&self, maps: Maps, pixels: std::ops::Range<usize>, panels: &[Panel]) {
+    unsafe fn run_part(&self, maps: Maps, pixels: Range<usize>, panels: &[Panel]) {
         let taps = self.window.kernel[0] * self.window.kernel[1];
         let mut on_stack = [std::ptr::null::<f32>(); TAPS_ON_STACK * ROWS_MAX];
         let mut on_heap = Vec::new();
@@ -172,107 +194,131 @@ impl ConvFast {
             &mut on_heap
         };
         let mut tile = TileBuffer([0.0; TILE_MAX]);
-        let lanes = self.kernels.lanes;
+        let tile_stride = PANEL_VECTORS * self.kernels.lanes;
+        let in_tile: [*mut f32; ROWS_MAX] = std::array::from_fn(|r| tile.0.as_mut_ptr().wrapping_add(r * tile_stride));
+        let clamp = self.epilogue.as_clamp();
         let area = self.dst.height * self.dst.width;
+        let mut pixel =
+            Pixel { n: pixels.start / area, y: pixels.start % area / self.dst.width, x: pixels.start % self.dst.width };
         let mut at = pixels.start;
-        let mut pixel = Pixel { n: at / area, y: at % area / self.dst.width, x: at % self.dst.width };
         while at < pixels.end {
             let count = (pixels.end - at).min(self.kernels.tallest());
             let (rows, kernels) = self.kernels.for_rows(count);
-            let mut of_rows = [pixel; ROWS_MAX];
-            for row in &mut of_rows[..count] {
-                *row = pixel;
-                pixel.x += 1;
-                if pixel.x == self.dst.width {
-                    pixel.x = 0;
-                    pixel.y += 1;
-                    if pixel.y == self.dst.height {
-                        pixel.y = 0;
-                        pixel.n += 1;
-                    }
-                }
+            let mut places = self.place(maps, &mut pixel, count);
+            // Rows of the tile that no pixel is left for compute the last one again; nobody wants their sums.
+            for r in count..rows {
+                places.corners[r] = places.corners[count - 1];
+                places.corner_y[r] = places.corner_y[count - 1];
+                places.corner_x[r] = places.corner_x[count - 1];
             }
-            // Rows of the tile that no pixel is left for compute the last one again; nobody writes them.
-            let last = of_rows[count - 1];
-            of_rows[count..rows].fill(last);
-            // SAFETY: the pixels are inside dst, and taps inside src or in the zeros.
-            let (runs, run_len) = unsafe { self.fill_table(maps.src, &of_rows[..rows], table) };
-            let mut dst = [std::ptr::null_mut::<f32>(); ROWS_MAX];
-            let mut residual = [std::ptr::null::<f32>(); ROWS_MAX];
-            for r in 0..count {
-                let Pixel { n, y, x } = of_rows[r];
-                dst[r] = maps.dst.wrapping_add(distance(&self.dst, n, y, x));
-                if let Some(map) = &self.residual {
-                    residual[r] = maps.residual.wrapping_add(distance(map, n, y, x));
-                }
+            let (runs, run_len) = self.fill_table(&places, rows, table);
+            at += count;
+            if at < pixels.end {
+                self.prefetch(maps.src, pixel, pixels.end - at);
             }
             for panel in panels {
+                // A clamp happens in registers on the way to dst; all else, and partial vectors, go through the tile.
+                let whole = panel.channels == panel.vectors * self.kernels.lanes;
+                let direct = clamp.filter(|_| whole && rows == count);
+                let (lo, hi) = direct.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
                 let arguments = TileArguments {
                     rows: table.as_ptr(),
                     runs,
                     run_len,
                     weights: self.weights[panel.weights..].as_ptr(),
                     bias: self.bias[panel.first_channel..].as_ptr(),
-                    tile: tile.0.as_mut_ptr(),
+                    out: if direct.is_some() { places.dst.as_ptr() } else { in_tile.as_ptr() },
+                    out_offset: if direct.is_some() { panel.first_channel } else { 0 },
+                    lo,
+                    hi,
                 };
                 // SAFETY: `Kernels::new` found the instruction set; the table holds `runs` times `rows` pointers to
                 // `run_len` values, the weights are packed for that depth.
                 unsafe { kernels[panel.vectors - 1](&arguments) };
-                for r in 0..count {
-                    dst[r] = dst[r].wrapping_add(panel.first_channel);
-                    residual[r] = residual[r].wrapping_add(panel.first_channel);
-                }
-                let finish = Finish {
-                    epilogue: self.epilogue,
-                    tile: tile.0.as_ptr(),
-                    tile_stride: panel.vectors * lanes,
-                    channels: panel.channels,
-                    dst: &dst[..count],
-                    residual: &residual[..count],
-                };
-                simd::run(self.isa, finish);
-                for r in 0..count {
-                    dst[r] = dst[r].wrapping_sub(panel.first_channel);
-                    residual[r] = residual[r].wrapping_sub(panel.first_channel);
+                if direct.is_none() {
+                    let finish = Finish {
+                        epilogue: self.epilogue,
+                        tile: tile.0.as_ptr(),
+                        tile_stride,
+                        channels: panel.channels,
+                        dst: &places.dst[..count],
+                        residual: &places.residual[..count],
+                        offset: panel.first_channel,
+                    };
+                    // SAFETY: as above; the pixels are inside dst and the residual.
+                    unsafe { (self.kernels.finish)(&finish) };
                 }
             }
-            at += count;
         }
     }
 
-    /// Fills the table for the pixels of a tile; gives the number of runs and their length.
-    ///
-    /// # Safety
-    /// `src` must be the map that `prepare` saw.
-    unsafe fn fill_table(&self, src: *const f32, rows: &[Pixel], table: &mut [*const f32]) -> (usize, usize) {
-        let [kernel_y, kernel_x] = self.window.kernel;
-        let [step_y, step_x] = self.window.dilation;
+    /// Places the next `count` pixels, row by row, and moves on behind them.
+    #[inline]
+    fn place(&self, maps: Maps, pixel: &mut Pixel, count: usize) -> Places {
+        let mut places = Places {
+            corners: [maps.src; ROWS_MAX],
+            corner_y: [0; ROWS_MAX],
+            corner_x: [0; ROWS_MAX],
+            dst: [maps.dst; ROWS_MAX],
+            residual: [maps.residual; ROWS_MAX],
+            inside: true,
+        };
         let [stride_y, stride_x] = self.window.stride;
         let [top, left, ..] = self.window.pads;
-        let map = &self.src;
-        // Corners in the padded picture, and the range of corners whose windows lie inside.
-        let last_y = (map.height + top).checked_sub((kernel_y - 1) * step_y);
-        let last_x = (map.width + left).checked_sub((kernel_x - 1) * step_x);
-        let inside = match (last_y, last_x) {
-            (Some(end_y), Some(end_x)) => rows
-                .iter()
-                .all(|p| (top..end_y).contains(&(p.y * stride_y)) && (left..end_x).contains(&(p.x * stride_x))),
-            _ => false,
-        };
-        let height = rows.len();
-        if inside {
-            let mut corners = [src; ROWS_MAX];
-            for (corner, p) in corners.iter_mut().zip(rows) {
-                *corner = src.wrapping_add(distance(map, p.n, p.y * stride_y - top, p.x * stride_x - left));
+        let mut r = 0;
+        while r < count {
+            let Pixel { n, y, x } = *pixel;
+            let len = (count - r).min(self.dst.width - x);
+            let (corner_y, corner_x) = ((y * stride_y).wrapping_sub(top), (x * stride_x).wrapping_sub(left));
+            let offset = (n * self.src.image_stride)
+                .wrapping_add(corner_y.wrapping_mul(self.src.row_stride))
+                .wrapping_add(corner_x.wrapping_mul(self.src.pixel_stride));
+            let corner = maps.src.wrapping_add(offset);
+            let dst = maps.dst.wrapping_add(distance(&self.dst, n, y, x));
+            let step = stride_x * self.src.pixel_stride;
+            for i in 0..len {
+                places.corners[r + i] = corner.wrapping_add(i * step);
+                places.corner_y[r + i] = corner_y;
+                places.corner_x[r + i] = corner_x.wrapping_add(i * stride_x);
+                places.dst[r + i] = dst.wrapping_add(i * self.dst.pixel_stride);
             }
+            if let Some(map) = &self.residual {
+                let residual = maps.residual.wrapping_add(distance(map, n, y, x));
+                for i in 0..len {
+                    places.residual[r + i] = residual.wrapping_add(i * map.pixel_stride);
+                }
+            }
+            let [rows, columns] = &self.inside;
+            places.inside &= rows.contains(&y) && columns.contains(&x) && x + len <= columns.end;
+            r += len;
+            pixel.x += len;
+            if pixel.x == self.dst.width {
+                pixel.x = 0;
+                pixel.y += 1;
+                if pixel.y == self.dst.height {
+                    pixel.y = 0;
+                    pixel.n += 1;
+                }
+            }
+        }
+        places
+    }
+
+    /// Fills the table for the pixels of a tile; gives the number of runs and their length.
+    #[inline]
+    fn fill_table(&self, places: &Places, rows: usize, table: &mut [*const f32]) -> (usize, usize) {
+        let [kernel_y, kernel_x] = self.window.kernel;
+        let [step_y, step_x] = self.window.dilation;
+        let map = &self.src;
+        if places.inside {
             // Taps that are neighbours in memory make one run.
             let merged = step_x == 1 && map.pixel_stride == map.channels;
             let across = if merged { 1 } else { kernel_x };
             for ky in 0..kernel_y {
                 for kx in 0..across {
                     let offset = ky * step_y * map.row_stride + kx * step_x * map.pixel_stride;
-                    let run = &mut table[(ky * across + kx) * height..][..height];
-                    for (entry, corner) in run.iter_mut().zip(&corners) {
+                    let run = &mut table[(ky * across + kx) * rows..][..rows];
+                    for (entry, corner) in run.iter_mut().zip(&places.corners) {
                         *entry = corner.wrapping_add(offset);
                     }
                 }
@@ -281,19 +327,48 @@ impl ConvFast {
         }
         for ky in 0..kernel_y {
             for kx in 0..kernel_x {
-                let run = &mut table[(ky * kernel_x + kx) * height..][..height];
-                for (entry, p) in run.iter_mut().zip(rows) {
-                    let y = (p.y * stride_y + ky * step_y).wrapping_sub(top);
-                    let x = (p.x * stride_x + kx * step_x).wrapping_sub(left);
-                    *entry = if y < map.height && x < map.width {
-                        src.wrapping_add(distance(map, p.n, y, x))
-                    } else {
-                        self.zeros.as_ptr()
-                    };
+                let (down, across) = (ky * step_y, kx * step_x);
+                let offset = down * map.row_stride + across * map.pixel_stride;
+                let run = &mut table[(ky * kernel_x + kx) * rows..][..rows];
+                for (r, entry) in run.iter_mut().enumerate() {
+                    let y = places.corner_y[r].wrapping_add(down);
+                    let x = places.corner_x[r].wrapping_add(across);
+                    let seen = y < map.height && x < map.width;
+                    *entry = if seen { places.corners[r].wrapping_add(offset) } else { self.zeros.as_ptr() };
                 }
             }
         }
         (kernel_y * kernel_x, map.channels)
+    }
+
+    /// Asks for the input of the tile that starts at `pixel`, as far as the tile before has not read it.
+    #[inline]
+    fn prefetch(&self, src: *const f32, pixel: Pixel, left: usize) {
+        let [kernel_y, kernel_x] = self.window.kernel;
+        let [stride_y, stride_x] = self.window.stride;
+        let [top, pad, ..] = self.window.pads;
+        let count = left.min(self.kernels.tallest()).min(self.dst.width - pixel.x);
+        let overlap = (kernel_x - 1).saturating_sub(stride_x - 1);
+        let first = (pixel.x * stride_x + overlap).saturating_sub(pad);
+        let end = (pixel.x * stride_x + count * stride_x + overlap).saturating_sub(pad).min(self.src.width);
+        for ky in 0..kernel_y {
+            let y = (pixel.y * stride_y + ky * self.window.dilation[0]).wrapping_sub(top);
+            if y >= self.src.height || first >= end {
+                continue;
+            }
+            let row = src.wrapping_add(distance(&self.src, pixel.n, y, 0));
+            if self.src.pixel_stride < 2 * self.src.channels {
+                for i in (first * self.src.pixel_stride..end * self.src.pixel_stride).step_by(16) {
+                    simd::prefetch(row.wrapping_add(i));
+                }
+            } else {
+                for x in first..end {
+                    for c in (0..self.src.channels).step_by(16) {
+                        simd::prefetch(row.wrapping_add(x * self.src.pixel_stride + c));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -304,7 +379,7 @@ pub(super) fn distance(map: &FeatureMap, n: usize, y: usize, x: usize) -> usize 
 
 /// The taps of a window that meet the picture along one axis, for output position `at`.
 #[inline(always)]
-pub(super) fn taps_inside(window: &Window, axis: usize, at: usize, len: usize) -> std::ops::Range<usize> {
+pub(super) fn taps_inside(window: &Window, axis: usize, at: usize, len: usize) -> Range<usize> {
     let corner = at * window.stride[axis];
     let (pad, step) = (window.pads[axis], window.dilation[axis]);
     let first = pad.saturating_sub(corner).div_ceil(step);

@@ -359,6 +359,7 @@ impl Rows<'_> {
             channels: d.dst.channels,
             dst: &dst[..count],
             residual: &residual[..count],
+            offset: 0,
         };
         // Pixels of dst and of the residual; each vector is read before it is written.
         simd::run(d.isa, finish);

@@ -101,7 +101,8 @@ impl Work for Rows {
                     if self.kernel.activation != Activation::None || finished_from == a {
                         let epilogue = Epilogue { activation: self.kernel.activation, residual: Residual::None };
                         let (tile, channels) = (finished_from, count);
-                        Finish { epilogue, tile, tile_stride: 0, channels, dst: &[dst], residual: &[] }.run::<V>();
+                        Finish { epilogue, tile, tile_stride: 0, channels, dst: &[dst], residual: &[], offset: 0 }
+                            .run::<V>();
                     }
                 }
                 done += count;

@@ -3,12 +3,10 @@
 use std::sync::Mutex;
 
 use super::blocks::Shared;
-use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
-use super::simd::{self, Aligned};
+use super::simd::Aligned;
+use super::simd::tile::{Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
 use super::{Isa, Memory, threads};
-use crate::infer::activation::Activation;
 use crate::infer::kernel::FastKernel;
-use crate::infer::kernels::conv::Residual;
 use crate::infer::kernels::matmul::MatMul;
 use crate::infer::kernels::walk::Walk;
 use crate::infer::plan::step::Step;
@@ -209,33 +207,33 @@ impl MatMulFast {
                 for panel in threads::part(panels, groups, task / chunks) {
                     let (first, columns, vectors) = self.panel(panel);
                     let width = vectors * self.kernels.lanes;
+                    let to = |r: usize| dst.0.wrapping_add((top + r) * p.dst[0] + first * p.dst[1]);
+                    let direct = p.dst[1] == 1 && columns == width;
+                    let mut out = [std::ptr::null_mut(); ROWS_MAX];
+                    for (r, pointer) in out[..height].iter_mut().enumerate() {
+                        *pointer = if direct && r < count { to(r) } else { buffer.0[r * width..].as_mut_ptr() };
+                    }
                     let arguments = TileArguments {
                         rows: rows.as_ptr(),
                         runs: 1,
                         run_len: p.k,
                         weights: packed_b.0.wrapping_add(first * p.k),
                         bias: self.zeros.as_ptr(),
-                        tile: buffer.0.as_mut_ptr(),
+                        out: out.as_ptr(),
+                        out_offset: 0,
+                        lo: f32::NEG_INFINITY,
+                        hi: f32::INFINITY,
                     };
-                    // SAFETY: `Kernels::new` found the instruction set; rows have k values, the panel is packed.
+                    // SAFETY: `Kernels::new` found the instruction set; rows have k values, the panel is packed, and
+                    // whole rows of it fit where `out` points.
                     unsafe { kernels[vectors - 1](&arguments) };
-                    let to = |r: usize| dst.0.wrapping_add((top + r) * p.dst[0] + first * p.dst[1]);
-                    if p.dst[1] == 1 {
-                        let epilogue = Epilogue { activation: Activation::None, residual: Residual::None };
-                        let mut pointers = [std::ptr::null_mut(); ROWS_MAX];
-                        for (r, pointer) in pointers[..count].iter_mut().enumerate() {
-                            *pointer = to(r);
-                        }
-                        let (tile, dst) = (buffer.0.as_ptr(), &pointers[..count]);
-                        let finish =
-                            Finish { epilogue, tile, tile_stride: width, channels: columns, dst, residual: &[] };
-                        simd::run(self.isa, finish);
-                    } else {
-                        for (r, sums) in buffer.0.chunks(width).enumerate().take(count) {
-                            for (n, &sum) in sums[..columns].iter().enumerate() {
-                                // SAFETY: inside dst, and this task's own.
-                                unsafe { *to(r).wrapping_add(n * p.dst[1]) = sum };
-                            }
+                    if direct {
+                        continue;
+                    }
+                    for (r, sums) in buffer.0.chunks(width).enumerate().take(count) {
+                        for (n, &sum) in sums[..columns].iter().enumerate() {
+                            // SAFETY: inside dst, and this task's own.
+                            unsafe { *to(r).wrapping_add(n * p.dst[1]) = sum };
                         }
                     }
                 }

@@ -98,6 +98,18 @@ pub fn lanes(isa: Isa) -> usize {
     run(isa, Lanes)
 }
 
+/// Asks for the cache line at an address, which need not be valid.
+#[inline(always)]
+pub fn prefetch(at: *const f32) {
+    // SAFETY: a prefetch never faults.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// f32 that start on a cache line.
 #[derive(Clone, Debug, Default)]
 pub struct Aligned {

@@ -34,14 +34,19 @@ pub struct TileArguments {
     pub weights: *const f32,
     /// `[VECTORS·LANES]`
     pub bias: *const f32,
-    /// Receives `[ROWS][VECTORS·LANES]`.
-    pub tile: *mut f32,
+    /// One pointer per row to `VECTORS·LANES` elements.
+    pub out: *const *mut f32,
+    /// Added to each pointer of `out`.
+    pub out_offset: usize,
+    /// Sums are clamped to this range.
+    pub lo: f32,
+    pub hi: f32,
 }
 
 /// A micro-kernel. Unsafe: needs its instruction set, and the pointers of [`TileArguments`] valid.
 pub type TileKernel = unsafe fn(&TileArguments);
 
-/// tile[r][n] = bias[n] + Σk row[r][k]·weights[k][n]
+/// out[r][n] = clamp(bias[n] + Σk row[r][k]·weights[k][n])
 ///
 /// # Safety
 /// See [`TileArguments`] and [`Vector`].
@@ -79,9 +84,11 @@ pub unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &T
             k += 1;
         }
     }
+    let (lo, hi) = (V::splat(a.lo), V::splat(a.hi));
     for (r, row) in sums.iter().enumerate() {
+        let out = (*a.out.add(r)).add(a.out_offset);
         for (v, sum) in row.iter().enumerate() {
-            sum.store(a.tile.add(r * panel + v * V::LANES));
+            hi.min(lo.max(*sum)).store(out.add(v * V::LANES));
         }
     }
 }
@@ -95,6 +102,16 @@ macro_rules! tiles {
         }
         Some(multiply)
     }};
+    (@finish [$(#[$attribute:meta])*] $vector:ty) => {
+        /// The epilogue.
+        ///
+        /// # Safety
+        /// See [`super::tile::Finish`] and [`super::Vector`].
+        $(#[$attribute])*
+        pub unsafe fn finish(finish: &super::tile::Finish<'_>) {
+            finish.apply::<$vector>();
+        }
+    };
     ($attributes:tt $vector:ty, [$($rows:literal),*]) => {
         /// Heights of the tiles, largest first.
         pub const ROWS: &[usize] = &[$($rows),*];
@@ -109,6 +126,8 @@ macro_rules! tiles {
                 _ => None,
             }
         }
+
+        super::tile::tiles!(@finish $attributes $vector);
     };
 }
 pub(crate) use tiles;
@@ -117,6 +136,8 @@ pub(crate) use tiles;
 #[derive(Clone, Debug)]
 pub struct Kernels {
     pub lanes: usize,
+    /// The epilogue. Unsafe: the pointers of [`Finish`] must be valid.
+    pub finish: unsafe fn(&Finish<'_>),
     /// Height and the kernels for one and two vectors; largest first.
     by_height: Vec<(usize, [TileKernel; PANEL_VECTORS])>,
 }
@@ -129,18 +150,18 @@ impl Kernels {
             return None;
         }
         type Find = fn(usize, usize) -> Option<TileKernel>;
-        let (heights, find): (&[usize], Find) = match isa {
+        let (heights, find, finish): (&[usize], Find, unsafe fn(&Finish<'_>)) = match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (super::avx2::ROWS, super::avx2::kernel),
+            Isa::Avx2 => (super::avx2::ROWS, super::avx2::kernel, super::avx2::finish),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => (super::avx512::ROWS, super::avx512::kernel),
+            Isa::Avx512 => (super::avx512::ROWS, super::avx512::kernel, super::avx512::finish),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => (super::neon::ROWS, super::neon::kernel),
-            _ => (portable::ROWS, portable::kernel),
+            Isa::Neon => (super::neon::ROWS, super::neon::kernel, super::neon::finish),
+            _ => (portable::ROWS, portable::kernel, portable::finish),
         };
         let by_height =
             heights.iter().filter_map(|&rows| Some((rows, [find(rows, 1)?, find(rows, 2)?]))).collect::<Vec<_>>();
-        (!by_height.is_empty()).then_some(Kernels { lanes: super::lanes(isa), by_height })
+        (!by_height.is_empty()).then_some(Kernels { lanes: super::lanes(isa), finish, by_height })
     }
 
     /// Height of the tallest tile.
@@ -162,6 +183,18 @@ pub struct Epilogue {
     pub residual: Residual,
 }
 
+impl Epilogue {
+    /// The range of a clamp that is all there is to do, if so.
+    pub fn as_clamp(&self) -> Option<(f32, f32)> {
+        match (self.residual, self.activation) {
+            (Residual::None, Activation::None) => Some((f32::NEG_INFINITY, f32::INFINITY)),
+            (Residual::None, Activation::Relu) => Some((0.0, f32::INFINITY)),
+            (Residual::None, Activation::Clip { lo, hi }) => Some((lo, hi)),
+            _ => None,
+        }
+    }
+}
+
 /// Writes rows of finished sums: `dst[r][..channels] = activation(tile[r] (+ residual[r])) (+ residual[r])`.
 #[derive(Clone, Copy, Debug)]
 pub struct Finish<'a> {
@@ -174,6 +207,8 @@ pub struct Finish<'a> {
     pub dst: &'a [*mut f32],
     /// One pointer per row; not read when there is no residual.
     pub residual: &'a [*const f32],
+    /// Added to the pointers of dst and residual.
+    pub offset: usize,
 }
 
 impl Work for Finish<'_> {
@@ -181,6 +216,15 @@ impl Work for Finish<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
+        self.apply::<V>();
+    }
+}
+
+impl Finish<'_> {
+    /// # Safety
+    /// The pointers must be valid for the channels.
+    #[inline(always)]
+    pub unsafe fn apply<V: Vector>(&self) {
         match self.epilogue.activation {
             Activation::None => self.rows::<V, _>(activate::Identity),
             Activation::Relu => self.rows::<V, _>(activate::Clip { lo: 0.0, hi: f32::INFINITY }),
@@ -197,16 +241,15 @@ impl Work for Finish<'_> {
             other => self.rows::<V, _>(activate::Scalar(other)),
         }
     }
-}
 
-impl Finish<'_> {
     #[inline(always)]
-    unsafe fn rows<V: Vector, A: Activate>(self, activation: A) {
-        for (r, &dst) in self.dst.iter().enumerate() {
+    unsafe fn rows<V: Vector, A: Activate>(&self, activation: A) {
+        for (r, dst) in self.dst.iter().enumerate() {
+            let dst = dst.wrapping_add(self.offset);
             let tile = self.tile.add(r * self.tile_stride);
             let residual = match self.epilogue.residual {
                 Residual::None => std::ptr::null(),
-                _ => self.residual[r],
+                _ => self.residual[r].wrapping_add(self.offset),
             };
             let mut c = 0;
             while c + V::LANES <= self.channels {
