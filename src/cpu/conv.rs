@@ -194,8 +194,11 @@ impl ConvFast {
             &mut on_heap
         };
         let mut tile = TileBuffer([0.0; TILE_MAX]);
-        let tile_stride = PANEL_VECTORS * self.kernels.lanes;
-        let in_tile: [*mut f32; ROWS_MAX] = std::array::from_fn(|r| tile.0.as_mut_ptr().wrapping_add(r * tile_stride));
+        let first_in_tile = tile.0.as_mut_ptr();
+        // Rows of the tile for panels of one and of two vectors.
+        let in_tile: [[*mut f32; ROWS_MAX]; PANEL_VECTORS] = std::array::from_fn(|vectors| {
+            std::array::from_fn(|r| first_in_tile.wrapping_add(r * (vectors + 1) * self.kernels.lanes))
+        });
         let clamp = self.epilogue.as_clamp();
         let area = self.dst.height * self.dst.width;
         let mut pixel =
@@ -227,7 +230,7 @@ impl ConvFast {
                     run_len,
                     weights: self.weights[panel.weights..].as_ptr(),
                     bias: self.bias[panel.first_channel..].as_ptr(),
-                    out: if direct.is_some() { places.dst.as_ptr() } else { in_tile.as_ptr() },
+                    out: if direct.is_some() { places.dst.as_ptr() } else { in_tile[panel.vectors - 1].as_ptr() },
                     out_offset: if direct.is_some() { panel.first_channel } else { 0 },
                     lo,
                     hi,
@@ -238,8 +241,8 @@ impl ConvFast {
                 if direct.is_none() {
                     let finish = Finish {
                         epilogue: self.epilogue,
-                        tile: tile.0.as_ptr(),
-                        tile_stride,
+                        tile: first_in_tile,
+                        tile_stride: panel.vectors * self.kernels.lanes,
                         channels: panel.channels,
                         dst: &places.dst[..count],
                         residual: &places.residual[..count],

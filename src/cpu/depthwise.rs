@@ -7,12 +7,11 @@
 use std::ops::Range;
 
 use super::conv::{Maps, distance, taps_inside, windowed_maps};
-use super::simd::tile::{Epilogue, Finish};
+use super::simd::tile::{Epilogue, Finish, Kernels};
 use super::simd::{self, Aligned, Vector, Work};
 use super::{Isa, threads};
-use crate::infer::activation::Activation;
 use crate::infer::kernel::FastKernel;
-use crate::infer::kernels::conv::{Residual, Window};
+use crate::infer::kernels::conv::Window;
 use crate::infer::kernels::depthwise::Depthwise;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
@@ -29,6 +28,10 @@ pub fn prepare(kernel: &Depthwise, step: &Step, isa: Isa) -> Option<Box<dyn Fast
 #[derive(Debug)]
 pub struct DepthwiseFast {
     isa: Isa,
+    kernels: Kernels,
+    /// The range of a clamp, and whether that is all of the epilogue.
+    clamp: (f32, f32),
+    only_clamp: bool,
     window: Window,
     src: FeatureMap,
     dst: FeatureMap,
@@ -44,9 +47,7 @@ pub struct DepthwiseFast {
 
 impl DepthwiseFast {
     fn new(depthwise: &Depthwise, step: &Step, isa: Isa) -> Option<DepthwiseFast> {
-        if !isa.is_available() {
-            return None;
-        }
+        let kernels = Kernels::new(isa)?;
         let (src, dst, residual) = windowed_maps(step, depthwise.residual)?;
         let channels = dst.channels;
         let taps = depthwise.window.kernel[0] * depthwise.window.kernel[1];
@@ -57,7 +58,7 @@ impl DepthwiseFast {
         {
             return None;
         }
-        let width = channels.next_multiple_of(simd::lanes(isa));
+        let width = channels.next_multiple_of(kernels.lanes);
         let mut weights = Aligned::zeros(taps * width);
         for c in 0..channels {
             for tap in 0..taps {
@@ -66,13 +67,18 @@ impl DepthwiseFast {
         }
         let mut bias = Aligned::zeros(width);
         bias[..channels].copy_from_slice(&depthwise.bias);
+        let epilogue = Epilogue { activation: depthwise.activation, residual: depthwise.residual };
+        let clamp = epilogue.as_clamp();
         Some(DepthwiseFast {
             isa,
+            kernels,
+            clamp: clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY)),
+            only_clamp: clamp.is_some(),
             window: depthwise.window,
             src,
             dst,
             residual,
-            epilogue: Epilogue { activation: depthwise.activation, residual: depthwise.residual },
+            epilogue,
             weights,
             bias,
             width,
@@ -220,7 +226,9 @@ impl Rows<'_> {
                     }
                 }
             }
+            let (lo, hi) = (V::splat(d.clamp.0), V::splat(d.clamp.1));
             for (v, sum) in sums.into_iter().enumerate() {
+                let sum = hi.min(lo.max(sum));
                 match partial {
                     Some(count) => sum.store_first(dst.add(c + v * V::LANES), count),
                     None => sum.store(dst.add(c + v * V::LANES)),
@@ -328,7 +336,9 @@ impl Rows<'_> {
                 }
                 row = row.wrapping_add(d.src.row_stride);
             }
+            let (lo, hi) = (V::splat(d.clamp.0), V::splat(d.clamp.1));
             for (t, sum) in sums.into_iter().enumerate() {
+                let sum = hi.min(lo.max(sum));
                 let to = dst.add(t * d.dst.pixel_stride);
                 match partial {
                     Some(count) => sum.store_first(to, count),
@@ -341,7 +351,7 @@ impl Rows<'_> {
     /// Activation and residual of `count` neighbouring pixels whose sums are in dst.
     fn finish(&self, n: usize, y: usize, x: usize, count: usize) {
         let d = self.depthwise;
-        if matches!(d.epilogue, Epilogue { activation: Activation::None, residual: Residual::None }) {
+        if d.only_clamp {
             return;
         }
         let mut dst = [std::ptr::null_mut::<f32>(); TILE];
@@ -361,8 +371,9 @@ impl Rows<'_> {
             residual: &residual[..count],
             offset: 0,
         };
-        // Pixels of dst and of the residual; each vector is read before it is written.
-        simd::run(d.isa, finish);
+        // SAFETY: pixels of dst and of the residual; each vector is read before it is written. `Kernels::new` found the
+        // instruction set.
+        unsafe { (d.kernels.finish)(&finish) };
     }
 }
 
@@ -372,6 +383,8 @@ mod tests {
 
     use super::super::testing::*;
     use super::*;
+    use crate::infer::activation::Activation;
+    use crate::infer::kernels::conv::Residual;
 
     fn check(
         [batch, channels, h, w]: [usize; 4],

@@ -78,13 +78,9 @@ impl Vector for Avx2 {
         Avx2(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0))
     }
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        Avx2(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
-        let biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponent.0), _mm256_set1_epi32(127));
-        Avx2(_mm256_mul_ps(self.0, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))))
+    unsafe fn scale_by_power_of_two(self, shifted: Self) -> Self {
+        let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
+        Avx2(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), exponent)))
     }
     #[inline(always)]
     unsafe fn reciprocal(self) -> Self {

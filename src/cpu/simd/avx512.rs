@@ -75,12 +75,9 @@ impl Vector for Avx512 {
         Avx512(_mm512_abs_ps(self.0))
     }
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        Avx512(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0))
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
-        Avx512(_mm512_scalef_ps(self.0, exponent.0))
+    unsafe fn scale_by_power_of_two(self, shifted: Self) -> Self {
+        let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted.0));
+        Avx512(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), exponent)))
     }
     #[inline(always)]
     unsafe fn reciprocal(self) -> Self {

@@ -48,13 +48,14 @@ pub trait Vector: Copy {
     unsafe fn select_non_negative(self, yes: Self, no: Self) -> Self;
     /// |self|
     unsafe fn abs(self) -> Self;
-    /// Nearest integer, as f32; the argument is within ±2²².
-    unsafe fn round(self) -> Self;
-    /// self·2^exponent for integers within ±127 as f32.
-    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self;
+    /// self·2^n, where `shifted` is n + [`SHIFT`]; self and the result are normal numbers.
+    unsafe fn scale_by_power_of_two(self, shifted: Self) -> Self;
     /// 1/self within 2 ulp, for arguments in [1, 2¹²⁶].
     unsafe fn reciprocal(self) -> Self;
 }
+
+/// 1.5·2²³: added to a number within ±2²², it leaves the nearest integer in the low bits of the mantissa.
+pub const SHIFT: f32 = 12_582_912.0;
 
 /// Code to be run with the vectors of an instruction set.
 pub trait Work {

@@ -76,13 +76,9 @@ impl Vector for Neon {
         Neon(vabsq_f32(self.0))
     }
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        Neon(vrndnq_f32(self.0))
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
-        let biased = vaddq_s32(vcvtq_s32_f32(exponent.0), vdupq_n_s32(127));
-        Neon(vmulq_f32(self.0, vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))))
+    unsafe fn scale_by_power_of_two(self, shifted: Self) -> Self {
+        let exponent = vshlq_n_s32::<23>(vreinterpretq_s32_f32(shifted.0));
+        Neon(vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0), exponent)))
     }
     #[inline(always)]
     unsafe fn reciprocal(self) -> Self {

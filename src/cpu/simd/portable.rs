@@ -84,14 +84,12 @@ impl Vector for Portable {
         Portable(self.0.map(f32::abs))
     }
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        // 1.5·2²³ pushes the fraction out of the mantissa.
-        let magic = Self::splat(12_582_912.0);
-        self.add(magic).sub(magic)
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power_of_two(self, exponent: Self) -> Self {
-        self.mul(Portable(exponent.0.map(|e| f32::from_bits(((e.to_int_unchecked::<i32>() + 127) << 23) as u32))))
+    unsafe fn scale_by_power_of_two(self, shifted: Self) -> Self {
+        let mut lanes = self.0;
+        for (lane, shifted) in lanes.iter_mut().zip(shifted.0) {
+            *lane = f32::from_bits(lane.to_bits().wrapping_add(shifted.to_bits() << 23));
+        }
+        Portable(lanes)
     }
     #[inline(always)]
     unsafe fn reciprocal(self) -> Self {
