@@ -249,7 +249,7 @@ impl FeatureMap {
     /// True when offset and strides are multiples of `block`, so that vector loads of `block` channels are aligned.
     /// Strides of axes with one element do not matter.
     pub fn is_aligned(&self, block: usize) -> bool {
-        self.offset % block == 0
+        self.offset.is_multiple_of(block)
             && [(self.width, self.pixel_stride), (self.height, self.row_stride), (self.batch, self.image_stride)]
                 .iter()
                 .all(|&(extent, stride)| extent <= 1 || stride % block == 0)

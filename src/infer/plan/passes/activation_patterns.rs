@@ -74,19 +74,19 @@ fn factors(graph: &Graph, edges: &Edges, value: ValueId, depth: usize, out: &mut
         return;
     }
     if depth < 4 {
-        if let Some([a, b]) = as_binary(graph, edges, value, Function::Mul) {
-            if depth == 0 || edges.has_one_reader(value) {
-                factors(graph, edges, a, depth + 1, out, scale);
-                factors(graph, edges, b, depth + 1, out, scale);
-                return;
-            }
+        let is_ours = depth == 0 || edges.has_one_reader(value);
+        if is_ours && let Some([a, b]) = as_binary(graph, edges, value, Function::Mul) {
+            factors(graph, edges, a, depth + 1, out, scale);
+            factors(graph, edges, b, depth + 1, out, scale);
+            return;
         }
-        if let Some([a, b]) = as_binary(graph, edges, value, Function::Div) {
-            if let (Some(c), true) = (uniform(graph, b), depth == 0 || edges.has_one_reader(value)) {
-                *scale /= c;
-                factors(graph, edges, a, depth + 1, out, scale);
-                return;
-            }
+        if is_ours
+            && let Some([a, b]) = as_binary(graph, edges, value, Function::Div)
+            && let Some(c) = uniform(graph, b)
+        {
+            *scale /= c;
+            factors(graph, edges, a, depth + 1, out, scale);
+            return;
         }
     }
     out.push(value);
