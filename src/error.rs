@@ -1,5 +1,7 @@
 //! One error for the library's callers; one enum per stage below it.
 
+use std::path::PathBuf;
+
 use crate::acquire::AcquireError;
 use crate::cpu::CpuError;
 use crate::decode::DecodeError;
@@ -11,6 +13,9 @@ use crate::infer::plan::lower::LowerError;
 pub enum Error {
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// What is wrong with a model file.
+    #[error("{}: {why}", path.display())]
+    ModelFile { path: PathBuf, why: ImportError },
     #[error("the network cannot be planned:{}", list(.0))]
     Plan(Vec<LowerError>),
     #[error(transparent)]

@@ -33,7 +33,12 @@ impl Model {
     /// # Errors
     /// All that is wrong with the file, at once.
     pub fn load(path: &Path, weights: Option<&Path>, options: &ImportOptions) -> Result<Model, Error> {
-        let mut model = Model::from_graph(import_file(path, weights, options)?);
+        let graph = import_file(path, weights, options).map_err(|why| match why {
+            // Names the file itself; it may be the weights.
+            why @ ImportError::Io { .. } => Error::Import(why),
+            why => Error::ModelFile { path: path.to_path_buf(), why },
+        })?;
+        let mut model = Model::from_graph(graph);
         model.path = Some(path.to_path_buf());
         Ok(model)
     }

@@ -194,8 +194,13 @@ fn pictures() {
     let detect = |input: &Path, words: &[&str]| {
         refused(&["detect", input.to_str().expect("utf-8"), "-m", SHAPES, "--backend", "cpu"], words);
     };
+    let header = dir.join("header.png");
+    fs::write(&header, png_header(20_000)).expect("write");
+    detect(&header, &["header.png"]);
+    // With the first bytes of pixels the size is believed, and refused.
     let huge = dir.join("huge.png");
-    fs::write(&huge, png_header(20_000)).expect("write");
+    fs::write(&huge, [png_header(20_000), 4096u32.to_be_bytes().to_vec(), b"IDAT".to_vec(), vec![0; 64]].concat())
+        .expect("write");
     detect(&huge, &["huge.png", "20000"]);
     let letter = dir.join("letter.png");
     fs::write(&letter, "no picture").expect("write");

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eyas::infer::graph::{Graph, ValueId};
-use eyas::infer::import::import_file;
 use eyas::infer::plan::lower::Target;
 use eyas::infer::plan::memory::plan_arena;
 use eyas::infer::plan::step::BufferKind;
@@ -56,10 +55,8 @@ fn parameters(graph: &Graph) -> u64 {
 
 pub fn run(args: &Args) -> Result<(), CliError> {
     let common = &args.common;
-    let imported = import_file(common.model_path()?, common.weights.as_deref(), &common.import_options())
-        .map_err(eyas::Error::from)?;
-    let file_ops = op_counts(&imported);
-    let model = Model::from_graph(imported);
+    let model = common.load_model()?;
+    let file_ops = op_counts(&model.imported);
     let target = if common.backend == BackendArg::Gpu { Target::GPU } else { Target::CPU };
     let (plan, notes) = model.plan(target)?;
     let graph = &model.graph;
