@@ -45,3 +45,214 @@ const PASSES: &[Pass] =
 pub fn optimise(graph: &mut Graph) -> Vec<PassReport> {
     PASSES.iter().map(|pass| pass(graph)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::activation::Activation;
+    use crate::infer::graph::{Fact, Format, ValueId};
+    use crate::infer::kernels::conv::{Residual, Window};
+    use crate::infer::kernels::elementwise::Function;
+    use crate::infer::ops::activation::Activate;
+    use crate::infer::ops::batch_norm::BatchNorm;
+    use crate::infer::ops::conv::Conv;
+    use crate::infer::ops::elementwise::Elementwise;
+    use crate::infer::tensor::Tensor;
+    use crate::session::{Backend, Model, Session, SessionOptions};
+
+    /// A graph with a picture input of 3 channels, and helpers to append to it.
+    struct Builder {
+        graph: Graph,
+        x: ValueId,
+    }
+
+    impl Builder {
+        fn new() -> Builder {
+            let mut graph = Graph::new("test", Format::Onnx);
+            let x = graph.add_value("x", Fact::f32(&[1, 3, 5, 4]));
+            graph.inputs.push(x);
+            Builder { graph, x }
+        }
+
+        fn numbers(&mut self, name: &str, shape: &[usize]) -> ValueId {
+            let n: usize = shape.iter().product();
+            let values = (0..n).map(|i| ((i * 7 + name.len()) % 11) as f32 * 0.1 + 0.3).collect();
+            self.graph.add_constant(name, &Tensor::from_f32(shape, values).expect("shape"))
+        }
+
+        fn scalar(&mut self, value: f32) -> ValueId {
+            self.graph.add_constant("c", &Tensor::scalar_f32(value))
+        }
+
+        fn node(&mut self, op: impl crate::infer::op::Op + 'static, inputs: &[ValueId]) -> ValueId {
+            let name = format!("node_{}", self.graph.nodes.len());
+            let inputs: Vec<Option<ValueId>> = inputs.iter().copied().map(Some).collect();
+            self.graph.add_node(&name, Box::new(op), &inputs).expect("fits")[0]
+        }
+
+        fn conv(&mut self, x: ValueId, channels: usize) -> ValueId {
+            let ins = self.graph.fact(x).shape[1];
+            let w = self.numbers("w", &[channels, ins, 1, 1]);
+            let window = Window { kernel: [1, 1], stride: [1, 1], pads: [0; 4], dilation: [1, 1] };
+            self.node(Conv::new(window, 1), &[x, w])
+        }
+
+        fn binary(&mut self, function: Function, a: ValueId, b: ValueId) -> ValueId {
+            self.node(Elementwise::new(function), &[a, b])
+        }
+
+        fn activate(&mut self, activation: Activation, x: ValueId) -> ValueId {
+            self.node(Activate { activation }, &[x])
+        }
+
+        /// Optimises; the result must compute what the graph as written computes.
+        fn finish(mut self, outputs: &[ValueId]) -> Graph {
+            self.graph.outputs = outputs.to_vec();
+            let plain =
+                Model { imported: self.graph.clone(), graph: self.graph.clone(), passes: Vec::new(), path: None };
+            let optimised = Model::from_graph(self.graph);
+            let input: Vec<f32> = (0..60).map(|i| (i as f32 * 0.37).sin() * 4.0).collect();
+            let input = Tensor::from_f32(&[1, 3, 5, 4], input).expect("shape");
+            let options = SessionOptions { backend: Backend::Cpu, threads: Some(1), ..SessionOptions::default() };
+            let mut run = |model: &Model| {
+                let mut session = Session::new(model, &options).expect("plan");
+                session.run(&[("x", input.clone())]).expect("run")
+            };
+            for ((_, a), (_, b)) in run(&plain).iter().zip(run(&optimised)) {
+                let (a, b) = (a.to_f32(), b.to_f32());
+                let scale = a.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+                assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5 * scale), "{a:?} {b:?}");
+            }
+            optimised.graph
+        }
+    }
+
+    fn only_conv(graph: &Graph) -> &Conv {
+        assert_eq!(graph.nodes.len(), 1, "{:?}", graph.nodes);
+        graph.nodes[0].op.downcast::<Conv>().expect("a convolution")
+    }
+
+    #[test]
+    fn silu_behind_a_convolution_becomes_its_epilogue() {
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        let gate = b.activate(Activation::Sigmoid, y);
+        let y = b.binary(Function::Mul, gate, y);
+        assert_eq!(only_conv(&b.finish(&[y])).activation, Activation::Silu);
+    }
+
+    #[test]
+    fn hard_swish_is_recognised_in_every_grouping() {
+        for grouping in 0..3 {
+            let mut b = Builder::new();
+            let y = b.conv(b.x, 5);
+            let (three, six) = (b.scalar(3.0), b.scalar(6.0));
+            let sum = b.binary(Function::Add, y, three);
+            let clip = b.activate(Activation::Clip { lo: 0.0, hi: 6.0 }, sum);
+            let out = match grouping {
+                0 => {
+                    let p = b.binary(Function::Mul, y, clip);
+                    b.binary(Function::Div, p, six)
+                }
+                1 => {
+                    let gate = b.binary(Function::Div, clip, six);
+                    b.binary(Function::Mul, gate, y)
+                }
+                _ => {
+                    let sixth = b.scalar(1.0 / 6.0);
+                    let p = b.binary(Function::Mul, y, clip);
+                    b.binary(Function::Mul, p, sixth)
+                }
+            };
+            assert_eq!(only_conv(&b.finish(&[out])).activation, Activation::HardSwish, "grouping {grouping}");
+        }
+    }
+
+    #[test]
+    fn mish_and_gelu_are_recognised() {
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        let soft = b.activate(Activation::Softplus, y);
+        let tanh = b.activate(Activation::Tanh, soft);
+        let out = b.binary(Function::Mul, y, tanh);
+        assert_eq!(only_conv(&b.finish(&[out])).activation, Activation::Mish);
+
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        let (root, one, half) = (b.scalar(std::f32::consts::SQRT_2), b.scalar(1.0), b.scalar(0.5));
+        let scaled = b.binary(Function::Div, y, root);
+        let erf = b.node(Elementwise::new(Function::Erf), &[scaled]);
+        let sum = b.binary(Function::Add, erf, one);
+        let product = b.binary(Function::Mul, y, sum);
+        let out = b.binary(Function::Mul, product, half);
+        assert_eq!(only_conv(&b.finish(&[out])).activation, Activation::Gelu);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_pattern_is_left_alone() {
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        let (two, six) = (b.scalar(2.0), b.scalar(6.0));
+        let sum = b.binary(Function::Add, y, two);
+        let clip = b.activate(Activation::Clip { lo: 0.0, hi: 6.0 }, sum);
+        let product = b.binary(Function::Mul, y, clip);
+        let out = b.binary(Function::Div, product, six);
+        let graph = b.finish(&[out]);
+        assert!(graph.nodes.len() > 1, "x·clip(x + 2)/6 is no HardSwish");
+    }
+
+    #[test]
+    fn batch_norm_and_channel_arithmetic_fold_into_the_convolution() {
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        let statistics: Vec<ValueId> = ["scale", "shift", "mean", "variance"].map(|n| b.numbers(n, &[5])).to_vec();
+        let y = b.node(BatchNorm { epsilon: 1e-5 }, &[&[y], statistics.as_slice()].concat());
+        let per_channel = b.numbers("per channel", &[5, 1, 1]);
+        let y = b.binary(Function::Mul, per_channel, y);
+        let shift = b.numbers("offset", &[1, 5, 1, 1]);
+        let y = b.binary(Function::Sub, y, shift);
+        let y = b.activate(Activation::Relu, y);
+        assert_eq!(only_conv(&b.finish(&[y])).activation, Activation::Relu);
+    }
+
+    #[test]
+    fn a_residual_is_added_before_or_after_the_activation() {
+        for after in [true, false] {
+            let mut b = Builder::new();
+            let x = b.conv(b.x, 3);
+            let mut y = b.conv(x, 3);
+            if after {
+                y = b.activate(Activation::Silu, y);
+            }
+            let mut out = b.binary(Function::Add, x, y);
+            if !after {
+                out = b.activate(Activation::Relu, out);
+            }
+            let graph = b.finish(&[out, x]);
+            let last = graph.nodes.last().and_then(|n| n.op.downcast::<Conv>()).expect("a convolution");
+            let expected = if after { Residual::AfterActivation } else { Residual::BeforeActivation };
+            assert_eq!((graph.nodes.len(), last.residual), (2, expected));
+        }
+    }
+
+    #[test]
+    fn a_value_with_other_readers_is_not_fused_away() {
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        let z = b.activate(Activation::Relu, y);
+        let graph = b.finish(&[y, z]);
+        assert_eq!(graph.nodes.len(), 2);
+    }
+
+    #[test]
+    fn dead_and_constant_nodes_disappear() {
+        let mut b = Builder::new();
+        let y = b.conv(b.x, 5);
+        b.activate(Activation::Tanh, y);
+        let (one, two) = (b.scalar(1.0), b.scalar(2.0));
+        let three = b.binary(Function::Add, one, two);
+        let y = b.binary(Function::Max, y, three);
+        let graph = b.finish(&[y]);
+        assert_eq!(graph.nodes.len(), 2, "convolution and maximum remain: {:?}", graph.nodes);
+    }
+}
