@@ -212,7 +212,7 @@ fn main() {
             other => filter = other.to_string(),
         }
     }
-    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else {
+    let Ok(pool) = eyas::cpu::threads::pool(threads) else {
         eprintln!("cannot start {threads} threads");
         return;
     };

@@ -53,7 +53,7 @@ impl CpuSession {
             }
         }
         let pool = if threads > 1 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = super::threads::pool(threads);
             Some(pool.map_err(|e| CpuError::Threads { threads, why: e.to_string() })?)
         } else {
             None
