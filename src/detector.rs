@@ -187,6 +187,26 @@ impl Detector {
         &self.decoder
     }
 
+    /// Detections with a lower score are dropped from the next picture on.
+    pub fn set_score_threshold(&mut self, score: f32) {
+        self.decoder.score_threshold = score;
+    }
+
+    /// Whether it runs on this open device.
+    #[cfg(feature = "gpu")]
+    pub fn is_on(&self, gpu: &std::sync::Arc<crate::gpu::Gpu>) -> bool {
+        matches!(&self.session.engine, Engine::Gpu(session) if std::sync::Arc::ptr_eq(session.gpu(), gpu))
+    }
+
+    /// What a live loop puts into its own submission; `None` on the CPU.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gpu_parts(&mut self) -> Option<(&crate::gpu::GpuSession, &mut crate::gpu::FrameLoop, &Decoder)> {
+        match (&mut self.stages, &self.session.engine) {
+            (Stages::Gpu(frame_loop), Engine::Gpu(session)) => Some((session, frame_loop, &self.decoder)),
+            _ => None,
+        }
+    }
+
     /// Objects in a picture, best first.
     ///
     /// # Errors
@@ -268,7 +288,7 @@ impl Detector {
             Stages::Cpu { .. } => Ok(draw::annotate(frame, detections, style)),
             #[cfg(feature = "gpu")]
             Stages::Gpu(frame_loop) => {
-                let (gpu, overlay) = frame_loop.overlay();
+                let (gpu, overlay) = frame_loop.overlay()?;
                 let drawn = draw::instances(detections, [frame.width, frame.height], style);
                 Ok(overlay.render(gpu, frame, &drawn)?)
             }

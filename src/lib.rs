@@ -27,6 +27,7 @@ pub mod frame;
 pub mod gpu;
 pub mod infer;
 pub mod letterbox;
+pub mod live;
 pub mod marshal;
 pub mod session;
 pub mod shader;

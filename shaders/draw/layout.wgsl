@@ -96,6 +96,9 @@ fn outer_rect(d: u32) -> Outer {
     if !(is_finite(found[d]) && is_finite(found[d + 1u]) && is_finite(found[d + 2u]) && is_finite(found[d + 3u])) {
         return nothing;
     }
+    if labels[label_entry(d) + 6u] != 0u {
+        return nothing;
+    }
     let half_line_px = i32(labels[8] / 2u);
     let side = vec2<f32>(target_px);
     let scale = vec2<f32>(bitcast<f32>(labels[4]), bitcast<f32>(labels[5]));

@@ -100,15 +100,9 @@ fn rounded(value: f32, digits: i32) -> f64 {
     (f64::from(value) * scale).round() / scale
 }
 
-fn json_line(
-    origin: &str,
-    frame: &Frame,
-    model: &str,
-    detector: &Detector,
-    found: &[Detection],
-    ms: &StageTimes,
-) -> String {
-    let detections: Vec<_> = found
+/// Detections as the commands print them.
+pub fn json_detections(found: &[Detection]) -> serde_json::Value {
+    found
         .iter()
         .map(|d| {
             let mut one = json!({
@@ -122,7 +116,17 @@ fn json_line(
             }
             one
         })
-        .collect();
+        .collect()
+}
+
+fn json_line(
+    origin: &str,
+    frame: &Frame,
+    model: &str,
+    detector: &Detector,
+    found: &[Detection],
+    ms: &StageTimes,
+) -> String {
     json!({
         "image": origin,
         "width": frame.width,
@@ -130,7 +134,7 @@ fn json_line(
         "model": model,
         "backend": detector.backend(),
         "adapter": detector.adapter(),
-        "detections": detections,
+        "detections": json_detections(found),
         "ms": ms,
     })
     .to_string()

@@ -5,6 +5,7 @@ mod detect;
 mod doctor;
 mod eval;
 mod info;
+mod live;
 mod npy;
 mod options;
 mod report;
@@ -52,6 +53,8 @@ struct Cli {
 enum Command {
     /// Find objects in pictures or directories of pictures; write annotated pictures, a table, or JSON
     Detect(detect::Args),
+    /// Show a live picture with boxes in a window, or draw the same frames offscreen
+    Live(live::Args),
     /// Run a network on raw tensors (.npy in, .npy out)
     Run(run::Args),
     /// Time a network, GPU beside CPU
@@ -68,6 +71,7 @@ impl Command {
     fn common(&self) -> &options::Common {
         match self {
             Command::Detect(a) => &a.common,
+            Command::Live(a) => &a.common,
             Command::Run(a) => &a.common,
             Command::Bench(a) => &a.common,
             Command::Info(a) => &a.common,
@@ -83,6 +87,7 @@ pub fn main() -> ExitCode {
     start_log(cli.command.common().verbose);
     let result = match &cli.command {
         Command::Detect(a) => detect::run(a),
+        Command::Live(a) => live::run(a),
         Command::Run(a) => run::run(a),
         Command::Bench(a) => bench::run(a),
         Command::Info(a) => info::run(a),

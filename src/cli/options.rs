@@ -60,7 +60,7 @@ pub struct Common {
     pub verbose: u8,
 }
 
-fn parse_size(text: &str) -> Result<[usize; 2], String> {
+pub fn parse_size(text: &str) -> Result<[usize; 2], String> {
     let parts = text.split_once(['x', 'X']).and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
     match parts {
         Some([w, h]) if (1..=16384).contains(&w) && (1..=16384).contains(&h) => Ok([w, h]),

@@ -87,6 +87,11 @@ impl Decoder {
         })
     }
 
+    /// Whether a class was asked for.
+    pub fn shows(&self, class: u32) -> bool {
+        self.classes.as_ref().is_none_or(|classes| classes.contains(&class))
+    }
+
     pub fn head(&self) -> &dyn Head {
         &*self.head
     }
@@ -135,7 +140,7 @@ impl Decoder {
     ) -> Vec<Detection> {
         found
             .iter()
-            .filter(|d| self.classes.as_ref().is_none_or(|c| c.contains(&d.class)))
+            .filter(|d| self.shows(d.class))
             .map(|d| Detection {
                 class: d.class,
                 label: self.labels.name(d.class),

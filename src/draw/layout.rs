@@ -45,7 +45,7 @@ const TARGET_LIMIT_PX: u32 = 1 << 24;
 /// | 11 | from the bar's top to the baseline |
 /// | 12 | word of the first glyph entry |
 /// | 13, 14, 15 | glyphs of 0 (1 to 9 follow), of the full stop, of the space |
-/// | 16 + 8·class | a label: word of its first glyph index, number of glyphs, sum of their advances, colours as RGBA8 of bar, text, outline, 2 unused |
+/// | 16 + 8·class | a label: word of its first glyph index, number of glyphs, sum of their advances, colours as RGBA8 of bar, text, outline, 1 if hidden, 1 unused |
 /// | then | glyph indices of the labels, one a word |
 /// | then 8 a glyph | atlas x, y, width, height, i32 offset x, y from the pen, advance, unused |
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +131,15 @@ impl LabelTable {
         for axis in 0..2 {
             self.words[4 + axis] = scale[axis].to_bits();
             self.words[6 + axis] = offset_px[axis].to_bits();
+        }
+        self
+    }
+
+    /// The same table with the labels hidden that `shows` refuses: their boxes are not drawn.
+    #[must_use]
+    pub fn only(mut self, shows: impl Fn(u32) -> bool) -> LabelTable {
+        for label in 0..self.words[0] {
+            self.words[HEADER_WORDS + LABEL_WORDS * label as usize + 6] = u32::from(!shows(label));
         }
         self
     }
@@ -228,6 +237,9 @@ fn is_finite(bits: u32) -> bool {
 /// The outer rectangle of a box's edges, in pixels of the target; `None` when there is nothing to draw.
 fn outer_rect(d: &RawDetection, table: &LabelTable) -> Option<[i32; 4]> {
     if !d.bounds.iter().all(|v| is_finite(v.to_bits())) {
+        return None;
+    }
+    if table.word(label_entry(d, table) + 6) != 0 {
         return None;
     }
     let half_line_px = (table.word(8) / 2) as i32;

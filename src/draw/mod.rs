@@ -10,6 +10,7 @@ pub mod instances;
 pub mod layout;
 pub mod overlay;
 pub mod palette;
+pub mod panel;
 
 pub use instances::{Instance, Instances, Style, instances};
 pub use overlay::{annotate, rasterise};

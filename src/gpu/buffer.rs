@@ -1,5 +1,6 @@
 //! Buffers: made, filled and read back, with sizes checked first.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -216,6 +217,7 @@ impl Readback {
     /// [`GpuError::Device`] or [`GpuError::Lost`].
     pub fn map(&self, gpu: &Gpu) -> Result<(), GpuError> {
         let (sender, receiver) = mpsc::channel();
+        gpu.map_operations.fetch_add(1, Ordering::Relaxed);
         gpu.scoped(|| {
             self.staging.slice(..).map_async(wgpu::MapMode::Read, move |result| drop(sender.send(result)));
         })?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::GpuError;
@@ -184,6 +185,8 @@ pub struct Gpu {
     /// Bind group layouts by the access of each binding.
     pub(super) layouts: Mutex<HashMap<Vec<BindingAccess>, wgpu::BindGroupLayout>>,
     faults: Arc<Mutex<Faults>>,
+    /// How often a buffer was mapped for reading, each with one copy of device memory to it.
+    pub(super) map_operations: AtomicU64,
 }
 
 /// The value in a mutex, also after a panic of another thread: all of ours are valid at any time.
@@ -311,6 +314,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             layouts: Mutex::default(),
             faults: Arc::default(),
+            map_operations: AtomicU64::new(0),
         }
     }
 
@@ -382,6 +386,11 @@ impl Gpu {
                 self.check()
             }
         }
+    }
+
+    /// How often anything was read back since the device was opened: map operations, and as many copies to the host.
+    pub fn map_operations(&self) -> u64 {
+        self.map_operations.load(Ordering::Relaxed)
     }
 
     /// Blocks until a submission is done; `None`: until all are.

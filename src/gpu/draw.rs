@@ -84,7 +84,7 @@ struct Offscreen {
 }
 
 /// Rows of a texture lie this far apart, or a multiple of it, when they are copied into a buffer.
-const ROW_ALIGNMENT_BYTES: u32 = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT;
+pub(super) const ROW_ALIGNMENT_BYTES: u32 = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT;
 
 const INSTANCE_ATTRIBUTES: [wgpu::VertexAttribute; 4] =
     wgpu::vertex_attr_array![0 => Sint32x4, 1 => Sint32x2, 2 => Unorm8x4, 3 => Uint32];
@@ -273,6 +273,14 @@ impl Overlay {
         pass.draw_indirect(rectangles, 0);
     }
 
+    /// Appends more rectangles, on top of what [`Overlay::encode`] has drawn in this pass.
+    pub fn encode_rectangles(&self, pass: &mut wgpu::RenderPass<'_>, binding: &OverlayBinding, rectangles: &wgpu::Buffer) {
+        pass.set_bind_group(0, &binding.group, &[]);
+        pass.set_pipeline(&self.instances);
+        pass.set_vertex_buffer(0, rectangles.slice(size_of::<DrawHeader>() as u64..));
+        pass.draw_indirect(rectangles, 0);
+    }
+
     /// The picture with rectangles on it, as Rgb8. Waits for the device.
     ///
     /// # Errors
@@ -389,11 +397,11 @@ impl Overlay {
     }
 }
 
-fn extent([width, height]: [u32; 2]) -> wgpu::Extent3d {
+pub(super) fn extent([width, height]: [u32; 2]) -> wgpu::Extent3d {
     wgpu::Extent3d { width, height, depth_or_array_layers: 1 }
 }
 
-fn texture(
+pub(super) fn texture(
     gpu: &Gpu,
     label: &str,
     size_px: [u32; 2],

@@ -19,31 +19,38 @@ pub struct FrameLoop {
     gpu: Arc<Gpu>,
     params: wgpu::Buffer,
     /// The picture's bytes, with room for the largest so far.
-    picture: Option<Upload>,
+    picture: Option<wgpu::Buffer>,
+    /// Convert dispatches for the buffers that pictures came in last.
+    converts: Vec<Convert>,
     /// Where convert writes, and the copy into the input's layout where that is another.
     target: View,
     staging: Option<wgpu::Buffer>,
     pack: Option<Dispatch>,
     /// `None`: only the host can decode as the options ask.
     decode: Option<Decode>,
-    overlay: super::draw::Overlay,
+    /// Made when first needed; a live loop has its own.
+    overlay: Option<super::draw::Overlay>,
 }
 
-/// A picture buffer and the convert dispatch that reads it.
+/// The convert dispatch for a buffer with pictures of a format.
 #[derive(Debug)]
-struct Upload {
+struct Convert {
     bytes: wgpu::Buffer,
     format: PixelFormat,
     colour: Colour,
-    convert: Dispatch,
+    dispatch: Dispatch,
 }
+
+/// Picture buffers that a loop may use in turn.
+const CONVERTS_KEPT: usize = 4;
 
 /// Decode and NMS.
 #[derive(Debug)]
 struct Decode {
     candidates: wgpu::Buffer,
     dispatches: Vec<Dispatch>,
-    detections: Readback,
+    detections: wgpu::Buffer,
+    readback: Readback,
 }
 
 impl Decode {
@@ -65,8 +72,8 @@ impl Decode {
                 gpu.dispatch(variant, &buffers)
             })
             .collect::<Result<_, _>>()?;
-        let detections = Readback::new(gpu, &[(&detections, 0, stages.detections_bytes)])?;
-        Ok(Decode { candidates, dispatches, detections })
+        let readback = Readback::new(gpu, &[(&detections, 0, stages.detections_bytes)])?;
+        Ok(Decode { candidates, dispatches, detections, readback })
     }
 }
 
@@ -93,8 +100,8 @@ impl FrameLoop {
             Some(stages) => Some(Decode::new(&gpu, session, &views, &stages)?),
             None => None,
         };
-        let overlay = super::draw::Overlay::new(&gpu)?;
-        Ok(FrameLoop { gpu, params, picture: None, target, staging, pack, decode, overlay })
+        let (picture, converts) = (None, Vec::new());
+        Ok(FrameLoop { gpu, params, picture, converts, target, staging, pack, decode, overlay: None })
     }
 
     /// Uploads a frame and submits all stages; returns without waiting.
@@ -109,54 +116,94 @@ impl FrameLoop {
         letterbox: &Letterbox,
     ) -> Result<wgpu::SubmissionIndex, GpuError> {
         frame.check().map_err(GpuError::Invalid)?;
-        let upload = match self.picture.take() {
-            Some(u)
-                if (u.format, u.colour) == (frame.format, frame.colour)
-                    && u.bytes.size() >= frame.bytes.len() as u64 =>
-            {
-                u
-            }
-            _ => self.prepare_upload(session, frame, &decoder.preprocess)?,
+        let bytes = match self.picture.take() {
+            Some(buffer) if buffer.size() >= frame.bytes.len() as u64 => buffer,
+            _ => self.gpu.storage_buffer("picture", frame.bytes.len())?,
         };
-        self.gpu.write(&upload.bytes, 0, &frame.bytes)?;
+        self.gpu.write(&bytes, 0, &frame.bytes)?;
+        let convert = self.prepare(session, &bytes, frame, decoder, letterbox)?;
+        self.picture = Some(bytes);
+        let submission = self.gpu.submit(|encoder| {
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                self.encode_convert(convert, &mut pass);
+                session.encode(&mut pass);
+                self.encode_decode(&mut pass);
+            }
+            if let Some(decode) = &self.decode {
+                decode.readback.encode(encoder);
+            }
+        })?;
+        if let Some(decode) = &self.decode {
+            decode.readback.map(&self.gpu)?;
+        }
+        Ok(submission)
+    }
+
+    /// Writes what the shaders read of a frame whose bytes lie in `bytes`, and gives the number of its convert dispatch
+    /// for [`FrameLoop::encode_convert`].
+    pub(super) fn prepare(
+        &mut self,
+        session: &GpuSession,
+        bytes: &wgpu::Buffer,
+        frame: &Frame,
+        decoder: &Decoder,
+        letterbox: &Letterbox,
+    ) -> Result<usize, GpuError> {
         self.gpu.write(&self.params, 0, bytemuck::bytes_of(&FrameParams::new(frame, letterbox)))?;
         if let Some(decode) = &self.decode {
             let header = decoder.candidates_header(letterbox);
             self.gpu.write(&decode.candidates, 0, bytemuck::bytes_of(&header))?;
         }
-        let submission = self.gpu.submit(|encoder| {
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                upload.convert.encode(&mut pass);
-                if let Some(pack) = &self.pack {
-                    pack.encode(&mut pass);
-                }
-                session.encode(&mut pass);
-                for dispatch in self.decode.iter().flat_map(|d| &d.dispatches) {
-                    dispatch.encode(&mut pass);
-                }
-            }
-            if let Some(decode) = &self.decode {
-                decode.detections.encode(encoder);
-            }
-        })?;
-        self.picture = Some(upload);
-        if let Some(decode) = &self.decode {
-            decode.detections.map(&self.gpu)?;
+        let (format, colour) = (frame.format, frame.colour);
+        let is_same = |c: &Convert| c.bytes == *bytes && c.format == format && c.colour == colour;
+        if let Some(found) = self.converts.iter().position(is_same) {
+            return Ok(found);
         }
-        Ok(submission)
+        let dispatch = self.convert_dispatch(session, bytes, frame, &decoder.preprocess)?;
+        if self.converts.len() == CONVERTS_KEPT {
+            self.converts.remove(0);
+        }
+        self.converts.push(Convert { bytes: bytes.clone(), format, colour, dispatch });
+        Ok(self.converts.len() - 1)
     }
 
-    fn prepare_upload(&self, session: &GpuSession, frame: &Frame, preprocess: &Preprocess) -> Result<Upload, GpuError> {
-        let bytes = self.gpu.storage_buffer("picture", frame.bytes.len())?;
+    fn convert_dispatch(
+        &self,
+        session: &GpuSession,
+        bytes: &wgpu::Buffer,
+        frame: &Frame,
+        preprocess: &Preprocess,
+    ) -> Result<Dispatch, GpuError> {
         let variant = convert::variant(preprocess, frame.format, frame.colour, &self.target, session.precision())
             .map_err(|e| GpuError::Invalid(e.to_string()))?;
         let target = match &self.staging {
             Some(staging) => staging,
             None => session.buffer(self.target.buffer),
         };
-        let convert = self.gpu.dispatch(&variant, &[&self.params, &bytes, target])?;
-        Ok(Upload { bytes, format: frame.format, colour: frame.colour, convert })
+        self.gpu.dispatch(&variant, &[&self.params, bytes, target])
+    }
+
+    /// Appends convert and marshal; `convert` is what [`FrameLoop::prepare`] gave.
+    pub(super) fn encode_convert(&self, convert: usize, pass: &mut wgpu::ComputePass<'_>) {
+        if let Some(convert) = self.converts.get(convert) {
+            convert.dispatch.encode(pass);
+        }
+        if let Some(pack) = &self.pack {
+            pack.encode(pass);
+        }
+    }
+
+    /// Appends decode and NMS.
+    pub(super) fn encode_decode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for dispatch in self.decode.iter().flat_map(|d| &d.dispatches) {
+            dispatch.encode(pass);
+        }
+    }
+
+    /// What NMS writes; `None` where only the host decodes.
+    pub(super) fn detections_buffer(&self) -> Option<&wgpu::Buffer> {
+        self.decode.as_ref().map(|d| &d.detections)
     }
 
     /// Waits for a submission and gives its detections, in picture pixels. `None` when the shaders cannot: too many
@@ -169,7 +216,7 @@ impl FrameLoop {
             self.gpu.wait(Some(submission))?;
             return Ok(None);
         };
-        let bytes = decode.detections.take_after(&self.gpu, submission)?;
+        let bytes = decode.readback.take_after(&self.gpu, submission)?;
         let read: Option<(DetectionsHeader, Vec<RawDetection>)> =
             bytes.first().and_then(|bytes| read_detections(bytes));
         let Some((header, found)) = read else {
@@ -179,8 +226,15 @@ impl FrameLoop {
     }
 
     /// The overlay that draws on this device.
-    pub fn overlay(&mut self) -> (&Gpu, &mut super::draw::Overlay) {
-        (&self.gpu, &mut self.overlay)
+    ///
+    /// # Errors
+    /// When its shader does not compile.
+    pub fn overlay(&mut self) -> Result<(&Gpu, &super::draw::Overlay), GpuError> {
+        let overlay = match self.overlay.take() {
+            Some(overlay) => overlay,
+            None => super::draw::Overlay::new(&self.gpu)?,
+        };
+        Ok((&self.gpu, self.overlay.insert(overlay)))
     }
 }
 

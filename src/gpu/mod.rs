@@ -8,6 +8,9 @@ pub mod device;
 pub mod dispatch;
 pub mod draw;
 pub mod frame_loop;
+pub mod live;
+pub mod offscreen;
+mod pass_timer;
 pub mod probe;
 pub mod profile;
 pub mod session;
@@ -16,6 +19,8 @@ pub use buffer::Readback;
 pub use device::{AdapterKind, AdapterReport, Gpu, GpuApi, GpuOptions, test_gpu};
 pub use dispatch::Dispatch;
 pub use frame_loop::FrameLoop;
+pub use live::LiveOverlay;
+pub use offscreen::Offscreen;
 pub use session::GpuSession;
 
 /// What can go wrong on a GPU.

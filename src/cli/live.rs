@@ -1,0 +1,180 @@
+//! `eyas live`: a source of pictures, shown with its boxes in a window or drawn offscreen.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use eyas::acquire::{self, Source};
+use eyas::draw::Style;
+use eyas::live::headless::HeadlessOptions;
+use eyas::live::{FrameResult, Headless, Sink};
+use eyas::{Detector, Error};
+use serde_json::json;
+
+use super::CliError;
+use super::detect::{HeadArgs, json_detections};
+use super::options::Common;
+use super::report::print_line;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A picture or a directory of pictures
+    #[arg(value_name = "SOURCE")]
+    source: Option<String>,
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    head: HeadArgs,
+    /// Draw every frame offscreen instead of in a window
+    #[arg(long)]
+    headless: bool,
+    /// End after so many frames
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    frames: Option<u64>,
+    /// With --headless: write the drawn frames here, a .y4m file or a directory of PNG pictures
+    #[arg(short, long, value_name = "FILE or DIR", requires = "headless")]
+    output: Option<PathBuf>,
+    /// Size of the window [default: the first picture's]
+    #[arg(long, value_name = "WxH", value_parser = super::options::parse_size)]
+    window: Option<[usize; 2]>,
+    /// Show no panel with rates and times
+    #[arg(long)]
+    no_panel: bool,
+    /// Measure the stages by GPU timestamps; a few bytes are read back for that
+    #[arg(long)]
+    profile: bool,
+    /// Start again at the source's end
+    #[arg(long = "loop")]
+    again: bool,
+    /// One JSON object per frame on one line
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<(), CliError> {
+    let Some(source) = &args.source else {
+        return Err(CliError::Usage("no source given: name a picture or a directory".into()));
+    };
+    // A source that is not there is told before the network is loaded.
+    let opened = acquire::open(std::slice::from_ref(source)).map_err(Error::from)?;
+    if args.headless { headless(args, opened) } else { window(args, opened) }
+}
+
+fn window(_: &Args, _: Box<dyn Source>) -> Result<(), CliError> {
+    Err(CliError::Usage("this eyas was built without the feature 'window'; use --headless".into()))
+}
+
+/// Frames that do not count for the host's time.
+const WARM_UP: u64 = 3;
+
+/// What a line of JSON needs of a frame besides its results.
+struct Waiting {
+    origin: String,
+}
+
+fn print_results(
+    results: Vec<FrameResult>,
+    waiting: &mut VecDeque<Waiting>,
+    detector: &Detector,
+) -> Result<(), CliError> {
+    for r in results {
+        let Some(w) = waiting.pop_front() else { break };
+        let mut line = json!({
+            "frame": r.frame,
+            "image": w.origin,
+            "width": r.picture_px[0],
+            "height": r.picture_px[1],
+            "backend": detector.backend(),
+            "adapter": detector.adapter(),
+            "detections": json_detections(&r.detections),
+        });
+        if r.overflowed {
+            line["overflowed"] = true.into();
+            static TOLD: std::sync::Once = std::sync::Once::new();
+            TOLD.call_once(|| {
+                log::warn!("more than 1024 candidates in a frame: some are missing; raise --conf, or use --backend cpu");
+            });
+        }
+        print_line(&line.to_string())?;
+    }
+    Ok(())
+}
+
+fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
+    let model = args.common.load_model()?;
+    let detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
+    log::info!("{} on {}", detector.backend(), detector.adapter());
+    let mut sink = args.output.as_deref().map(Sink::open).transpose().map_err(Error::from)?;
+    let options = HeadlessOptions {
+        style: Style::default(),
+        panel: !args.no_panel,
+        pictures: sink.is_some(),
+        results: args.json,
+        profile: args.profile,
+    };
+    let size_px = args.window.map(|size| size.map(|v| v as u32));
+    let mut live = Headless::new(detector, size_px, options);
+    let mut waiting = VecDeque::new();
+    let (mut frames, mut host_ms) = (0u64, 0.0);
+    let start = Instant::now();
+    let mut failure = None;
+    while args.frames.is_none_or(|limit| frames < limit) {
+        let begin = Instant::now();
+        let picture = match source.next() {
+            Some(Ok(picture)) => picture,
+            // All complete frames before it are still shown and counted.
+            Some(Err(e)) => {
+                failure = Some(e);
+                break;
+            }
+            None if args.again && frames > 0 => {
+                source = acquire::open(args.source.as_slice()).map_err(Error::from)?;
+                continue;
+            }
+            None => break,
+        };
+        live.push(&picture.frame, begin.elapsed().as_secs_f64() * 1e3)?;
+        frames += 1;
+        // The first frames make pipelines.
+        if frames > WARM_UP {
+            host_ms += live.meter.last_host_ms();
+        }
+        if args.json {
+            waiting.push_back(Waiting { origin: picture.origin });
+            print_results(live.results(false)?, &mut waiting, live.detector())?;
+        }
+        if let Some(sink) = &mut sink {
+            while let Some(drawn) = live.picture(false)? {
+                sink.write(&drawn).map_err(Error::from)?;
+            }
+        }
+    }
+    if let Some(sink) = &mut sink {
+        while let Some(drawn) = live.picture(true)? {
+            sink.write(&drawn).map_err(Error::from)?;
+        }
+    }
+    print_results(live.results(true)?, &mut waiting, live.detector())?;
+    live.finish()?;
+    let seconds = start.elapsed().as_secs_f64();
+    if let Some(sink) = sink {
+        sink.finish().map_err(Error::from)?;
+    }
+    let [in_loop, for_output] = live.map_operations();
+    log::info!(
+        "{frames} frames in {seconds:.2} s: {:.1} a second; submitting took {:.3} ms of the host a frame",
+        frames as f64 / seconds.max(1e-9),
+        host_ms / frames.saturating_sub(WARM_UP).max(1) as f64
+    );
+    log::info!(
+        "map operations and copies to the host: {in_loop} in the loop of {frames} frames ({:.2} a frame), and \
+         {for_output} for the output",
+        in_loop as f64 / frames.max(1) as f64
+    );
+    match (failure, frames) {
+        (Some(e), 0) => Err(Error::from(e).into()),
+        (Some(e), n) => Err(CliError::Runtime(format!("{e} (after {n} complete frames)"))),
+        (None, 0) => Err(CliError::Runtime("the source ended before its first frame".into())),
+        (None, _) => Ok(()),
+    }
+}

@@ -1,0 +1,164 @@
+//! What the corner panel says: rates and times, averaged over the last second or so.
+
+use std::time::{Duration, Instant};
+
+use crate::detector::StageTimes;
+
+/// How often the panel's text changes.
+pub const REFRESH: Duration = Duration::from_millis(250);
+
+/// Share of the newest value in a running average.
+const WEIGHT: f64 = 0.1;
+
+/// Times of one frame in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FrameTimes {
+    pub acquire: f64,
+    /// Upload, encode and submit: our side of the driver.
+    pub host: f64,
+    /// Waiting for the GPU.
+    pub wait: f64,
+    /// On the CPU.
+    pub stages: Option<StageTimes>,
+}
+
+/// Collects times and makes the panel's lines.
+#[derive(Clone, Debug, Default)]
+pub struct Meter {
+    last: Option<Instant>,
+    shown: Option<Instant>,
+    frame_ms: Average,
+    acquire: Average,
+    host: Average,
+    wait: Average,
+    stages: [Average; 3],
+    on_cpu: bool,
+    last_host_ms: f64,
+    /// Passes on the device: convert, infer, decode, draw.
+    pub device_ms: Option<[f64; 4]>,
+    /// Frames that came and were not shown.
+    pub dropped: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn push(&mut self, value: f64) {
+        self.0 = Some(self.0.map_or(value, |old| old + WEIGHT * (value - old)));
+    }
+
+    fn get(self) -> f64 {
+        self.0.unwrap_or(0.0)
+    }
+}
+
+impl Meter {
+    /// Takes up one frame.
+    pub fn push(&mut self, times: &FrameTimes) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.frame_ms.push(now.duration_since(last).as_secs_f64() * 1e3);
+        }
+        self.acquire.push(times.acquire);
+        self.host.push(times.host);
+        self.wait.push(times.wait);
+        self.last_host_ms = times.host;
+        self.on_cpu = times.stages.is_some();
+        if let Some(ms) = &times.stages {
+            for (average, value) in self.stages.iter_mut().zip([ms.convert + ms.marshal, ms.infer, ms.decode]) {
+                average.push(value);
+            }
+        }
+    }
+
+    /// Time between frames does not count while nothing is played.
+    pub fn pause(&mut self) {
+        self.last = None;
+    }
+
+    /// Forgets the averages, for another backend.
+    pub fn restart(&mut self) {
+        *self = Meter { dropped: self.dropped, ..Meter::default() };
+    }
+
+    /// True when the text is due, and then again after [`REFRESH`].
+    pub fn is_due(&mut self) -> bool {
+        let due = self.shown.is_none_or(|shown| shown.elapsed() >= REFRESH);
+        if due {
+            self.shown = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Makes the text due at once.
+    pub fn hurry(&mut self) {
+        self.shown = None;
+    }
+
+    pub fn frames_per_second(&self) -> f64 {
+        match self.frame_ms.get() {
+            ms if ms > 0.0 => 1e3 / ms,
+            _ => 0.0,
+        }
+    }
+
+    /// Milliseconds of our side of the driver for the last frame.
+    pub fn last_host_ms(&self) -> f64 {
+        self.last_host_ms
+    }
+
+    /// The panel's lines. `backend` is "gpu" or "cpu", `adapter` what computes.
+    pub fn lines(&self, backend: &str, adapter: &str, confidence: f32) -> Vec<String> {
+        let mut lines = vec![format!("{:.1} fps  {:.1} ms", self.frames_per_second(), self.frame_ms.get())];
+        if self.on_cpu {
+            let [convert, infer, decode] = self.stages.map(Average::get);
+            lines.push(format!("convert {convert:.1}  infer {infer:.1}  decode {decode:.1}"));
+        } else if let Some([convert, infer, decode, draw]) = self.device_ms {
+            lines.push(format!("convert {convert:.2}  infer {infer:.2}"));
+            lines.push(format!("decode {decode:.2}  draw {draw:.2}"));
+        }
+        lines.push(format!(
+            "acquire {:.1}  submit {:.1}  wait {:.1}",
+            self.acquire.get(),
+            self.host.get(),
+            self.wait.get()
+        ));
+        lines.push(format!("{}  conf {confidence:.2}  dropped {}", backend.to_uppercase(), self.dropped));
+        lines.push(shortened(adapter, 34));
+        lines
+    }
+}
+
+/// At most so many characters, with an ellipsis for the rest.
+fn shortened(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some(_) => text.chars().take(characters - 1).chain(['…']).collect(),
+        None => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_what_was_pushed() {
+        let mut meter = Meter::default();
+        meter.push(&FrameTimes { acquire: 1.0, host: 0.25, wait: 7.0, stages: None });
+        assert_eq!(meter.frames_per_second(), 0.0, "one frame has no rate");
+        meter.dropped = 3;
+        meter.device_ms = Some([0.1, 2.0, 0.05, 0.2]);
+        let lines = meter.lines("gpu", &"x".repeat(50), 0.25);
+        assert_eq!(lines[1], "convert 0.10  infer 2.00");
+        assert_eq!(lines[3], "acquire 1.0  submit 0.2  wait 7.0");
+        assert_eq!(lines[4], "GPU  conf 0.25  dropped 3");
+        assert_eq!(lines[5].chars().count(), 34);
+        let stages = StageTimes { convert: 1.0, marshal: 0.5, infer: 20.0, decode: 0.25, ..StageTimes::default() };
+        meter.push(&FrameTimes { stages: Some(stages), ..FrameTimes::default() });
+        assert_eq!(meter.lines("cpu", "", 0.5)[1], "convert 1.5  infer 20.0  decode 0.2");
+        assert!(meter.frames_per_second() > 0.0);
+        meter.restart();
+        assert_eq!((meter.dropped, meter.device_ms), (3, None));
+    }
+}

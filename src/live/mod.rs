@@ -1,0 +1,42 @@
+//! The live view: pictures from a source, objects found in each, both shown in a window or drawn offscreen.
+//!
+//! [`headless::Headless`] draws every frame of a source, as fast as it can; `window` (with the feature of that name)
+//! shows the newest frame on a surface. Both draw through [`crate::gpu::LiveOverlay`], or on the CPU where there is no
+//! GPU, and show the same pixels.
+
+pub mod headless;
+pub mod meter;
+mod placement;
+pub mod sink;
+
+pub use headless::Headless;
+pub use meter::Meter;
+pub use placement::Placement;
+pub use sink::Sink;
+
+/// Detections of a frame; on a GPU they come some frames after it was drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameResult {
+    /// Counts the frames from 0.
+    pub frame: u64,
+    pub picture_px: [u32; 2],
+    /// Best first, in pixels of the picture; on a GPU without landmarks.
+    pub detections: Vec<crate::decode::Detection>,
+    /// More candidates than the shaders sort: detections are missing.
+    pub overflowed: bool,
+}
+
+/// Scores that the keys + and - reach, and their step.
+pub const CONFIDENCE: std::ops::RangeInclusive<f32> = 0.05..=0.95;
+pub const CONFIDENCE_STEP: f32 = 0.05;
+
+/// The keys of the window, as its help shows them.
+pub const KEYS: [(&str, &str); 7] = [
+    ("space", "pause"),
+    ("s", "save the frame as shown"),
+    ("b", "GPU or CPU inference"),
+    ("+ -", "confidence threshold"),
+    ("f", "fullscreen"),
+    ("h", "this help"),
+    ("q, Esc", "quit"),
+];
