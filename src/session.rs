@@ -123,6 +123,20 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
+    /// Which adapter to open; software ones are not allowed.
+    #[cfg(feature = "gpu")]
+    pub fn gpu_options(&self) -> crate::gpu::GpuOptions {
+        crate::gpu::GpuOptions {
+            api: self.gpu_api.map(|api| match api {
+                GpuApi::Vulkan => crate::gpu::GpuApi::Vulkan,
+                GpuApi::Metal => crate::gpu::GpuApi::Metal,
+                GpuApi::Gles => crate::gpu::GpuApi::Gles,
+            }),
+            adapter: self.adapter.clone(),
+            ..crate::gpu::GpuOptions::default()
+        }
+    }
+
     /// The number of CPU threads to use.
     pub fn threads_or_cores(&self) -> usize {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
@@ -188,16 +202,8 @@ impl Session {
 
     #[cfg(feature = "gpu")]
     fn on_gpu(model: &Model, options: &SessionOptions, allow_software: bool) -> Result<Session, Error> {
-        let gpu = crate::gpu::Gpu::open(&crate::gpu::GpuOptions {
-            api: options.gpu_api.map(|api| match api {
-                GpuApi::Vulkan => crate::gpu::GpuApi::Vulkan,
-                GpuApi::Metal => crate::gpu::GpuApi::Metal,
-                GpuApi::Gles => crate::gpu::GpuApi::Gles,
-            }),
-            adapter: options.adapter.clone(),
-            allow_software,
-            checked_shaders: false,
-        })?;
+        let wanted = crate::gpu::GpuOptions { allow_software, ..options.gpu_options() };
+        let gpu = crate::gpu::Gpu::open(&wanted)?;
         Session::on_device(model, gpu, options.precision)
     }
 

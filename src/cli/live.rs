@@ -60,47 +60,124 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     if args.headless { headless(args, opened) } else { window(args, opened) }
 }
 
+#[cfg(not(feature = "window"))]
 fn window(_: &Args, _: Box<dyn Source>) -> Result<(), CliError> {
     Err(CliError::Usage("this eyas was built without the feature 'window'; use --headless".into()))
+}
+
+#[cfg(feature = "window")]
+fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
+    use eyas::live::window::{OnResult, WindowOptions, run};
+
+    let model = args.common.load_model()?;
+    let options = WindowOptions {
+        decode: args.head.options()?,
+        session: args.common.session_options(),
+        style: Style::default(),
+        panel: !args.no_panel,
+        profile: args.profile,
+        size_px: args.window.map(|size| size.map(|v| v as u32)),
+        pace: eyas::live::feed::Pace::Every(SLIDE),
+        stays: true,
+        frames: args.frames,
+        directory: PathBuf::from("."),
+    };
+    let on_result: Option<OnResult> = args.json.then(|| -> OnResult {
+        Box::new(|result, origin, detector| {
+            print_line(&json_line(result, origin, detector)).map_err(|e| Error::Input(e.to_string()))
+        })
+    });
+    let source = if args.again { Box::new(Again::new(args, source)) } else { source };
+    let report = run(model, source, options, on_result)?;
+    log::info!(
+        "{} frames shown, {} dropped; submitting took {:.3} ms of the host a frame",
+        report.frames,
+        report.dropped,
+        report.host_ms
+    );
+    log::info!("map operations and copies to the host: {} in the loop", report.map_operations);
+    Ok(())
+}
+
+/// How long a picture of a slide show stays.
+#[cfg(feature = "window")]
+const SLIDE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A source that starts again at its end.
+struct Again {
+    name: Vec<String>,
+    source: Box<dyn Source>,
+    /// Frames since the last start; a source without any would go round for ever.
+    frames: u64,
+}
+
+impl Again {
+    fn new(args: &Args, source: Box<dyn Source>) -> Again {
+        Again { name: args.source.iter().cloned().collect(), source, frames: 0 }
+    }
+}
+
+impl Source for Again {
+    fn next(&mut self) -> Option<Result<acquire::Picture, acquire::AcquireError>> {
+        if let Some(next) = self.source.next() {
+            self.frames += u64::from(next.is_ok());
+            return Some(next);
+        }
+        if std::mem::take(&mut self.frames) == 0 {
+            return None;
+        }
+        match acquire::open(&self.name) {
+            Ok(source) => self.source = source,
+            Err(e) => return Some(Err(e)),
+        }
+        let next = self.source.next()?;
+        self.frames += u64::from(next.is_ok());
+        Some(next)
+    }
+
+    fn len_hint(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Frames that do not count for the host's time.
 const WARM_UP: u64 = 3;
 
-/// What a line of JSON needs of a frame besides its results.
-struct Waiting {
-    origin: String,
+/// A frame's line.
+fn json_line(result: &FrameResult, origin: &str, detector: &Detector) -> String {
+    let mut line = json!({
+        "frame": result.frame,
+        "image": origin,
+        "width": result.picture_px[0],
+        "height": result.picture_px[1],
+        "backend": detector.backend(),
+        "adapter": detector.adapter(),
+        "detections": json_detections(&result.detections),
+    });
+    if result.overflowed {
+        line["overflowed"] = true.into();
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        TOLD.call_once(|| {
+            log::warn!("more than 1024 candidates in a frame: some are missing; raise --conf, or use --backend cpu");
+        });
+    }
+    line.to_string()
 }
 
 fn print_results(
     results: Vec<FrameResult>,
-    waiting: &mut VecDeque<Waiting>,
+    origins: &mut VecDeque<String>,
     detector: &Detector,
 ) -> Result<(), CliError> {
-    for r in results {
-        let Some(w) = waiting.pop_front() else { break };
-        let mut line = json!({
-            "frame": r.frame,
-            "image": w.origin,
-            "width": r.picture_px[0],
-            "height": r.picture_px[1],
-            "backend": detector.backend(),
-            "adapter": detector.adapter(),
-            "detections": json_detections(&r.detections),
-        });
-        if r.overflowed {
-            line["overflowed"] = true.into();
-            static TOLD: std::sync::Once = std::sync::Once::new();
-            TOLD.call_once(|| {
-                log::warn!("more than 1024 candidates in a frame: some are missing; raise --conf, or use --backend cpu");
-            });
-        }
-        print_line(&line.to_string())?;
+    for result in results {
+        let origin = origins.pop_front().unwrap_or_default();
+        print_line(&json_line(&result, &origin, detector))?;
     }
     Ok(())
 }
 
-fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
+fn headless(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
+    let mut source = if args.again { Box::new(Again::new(args, source)) } else { source };
     let model = args.common.load_model()?;
     let detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
     log::info!("{} on {}", detector.backend(), detector.adapter());
@@ -117,22 +194,25 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
     let mut waiting = VecDeque::new();
     let (mut frames, mut host_ms) = (0u64, 0.0);
     let start = Instant::now();
-    let mut failure = None;
+    let (mut failure, mut failures_in_a_row) = (None, 0);
     while args.frames.is_none_or(|limit| frames < limit) {
         let begin = Instant::now();
         let picture = match source.next() {
             Some(Ok(picture)) => picture,
-            // All complete frames before it are still shown and counted.
+            // The source goes on if it can: with the next picture of a directory.
             Some(Err(e)) => {
-                failure = Some(e);
-                break;
-            }
-            None if args.again && frames > 0 => {
-                source = acquire::open(args.source.as_slice()).map_err(Error::from)?;
+                failures_in_a_row += 1;
+                if failures_in_a_row > 1000 {
+                    break;
+                }
+                if let Some(earlier) = failure.replace(e) {
+                    log::error!("{earlier}");
+                }
                 continue;
             }
             None => break,
         };
+        failures_in_a_row = 0;
         live.push(&picture.frame, begin.elapsed().as_secs_f64() * 1e3)?;
         frames += 1;
         // The first frames make pipelines.
@@ -140,7 +220,7 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
             host_ms += live.meter.last_host_ms();
         }
         if args.json {
-            waiting.push_back(Waiting { origin: picture.origin });
+            waiting.push_back(picture.origin);
             print_results(live.results(false)?, &mut waiting, live.detector())?;
         }
         if let Some(sink) = &mut sink {

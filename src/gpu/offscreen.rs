@@ -108,18 +108,52 @@ impl Offscreen {
                 canvas.readback.take(self.overlay.gpu())?.unwrap_or_default()
             }
         };
-        let Some(padded) = bytes.first() else {
-            return Err(GpuError::Device("a picture did not come back".into()));
-        };
-        let [width, height] = self.size_px;
-        let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
-        for row in padded.chunks_exact(row_bytes(width) as usize).take(height as usize) {
-            rgb.extend(row.chunks_exact(4).take(width as usize).flat_map(|p| [p[0], p[1], p[2]]));
-        }
-        self.pictures.push_back(Frame::new(width, height, PixelFormat::Rgb8, rgb).map_err(GpuError::Invalid)?);
+        self.pictures.push_back(picture_of(&bytes, self.size_px, FORMAT)?);
         self.spare.push(canvas);
         Ok(())
     }
+}
+
+/// A texture that can be drawn on and copied from.
+///
+/// # Errors
+/// [`GpuError::Limit`] for a size that is larger than a texture may be; when memory is out.
+pub fn canvas(gpu: &Gpu, size_px: [u32; 2], format: wgpu::TextureFormat) -> Result<wgpu::Texture, GpuError> {
+    let usage = wgpu::TextureUsages::RENDER_ATTACHMENT | wgpu::TextureUsages::COPY_SRC;
+    texture(gpu, "live", size_px, format, usage)
+}
+
+/// What the overlay shows now, as Rgb8, for targets of 8 bits a channel. Waits for the device.
+///
+/// # Errors
+/// As [`LiveOverlay::draw`].
+pub fn snapshot(
+    overlay: &mut LiveOverlay,
+    detector: &mut Detector,
+    size_px: [u32; 2],
+    format: wgpu::TextureFormat,
+) -> Result<Frame, Error> {
+    let gpu = Arc::clone(overlay.gpu());
+    let canvas = Canvas::with_format(&gpu, size_px, format)?;
+    overlay.draw(detector, None, Target { view: &canvas.view, size_px }, |encoder| canvas.encode(encoder))?;
+    canvas.readback.map(&gpu)?;
+    gpu.wait(None)?;
+    let bytes = canvas.readback.take(&gpu)?.unwrap_or_default();
+    Ok(picture_of(&bytes, size_px, format)?)
+}
+
+/// The texels of a [`Canvas`] that came back.
+fn picture_of(bytes: &[Vec<u8>], size_px: [u32; 2], format: wgpu::TextureFormat) -> Result<Frame, GpuError> {
+    let Some(padded) = bytes.first() else {
+        return Err(GpuError::Device("a picture did not come back".into()));
+    };
+    let [width, height] = size_px;
+    let [red, green, blue] = if format == wgpu::TextureFormat::Bgra8Unorm { [2, 1, 0] } else { [0, 1, 2] };
+    let mut rgb = Vec::with_capacity(width as usize * height as usize * 3);
+    for row in padded.chunks_exact(row_bytes(width) as usize).take(height as usize) {
+        rgb.extend(row.chunks_exact(4).take(width as usize).flat_map(|p| [p[red], p[green], p[blue]]));
+    }
+    Frame::new(width, height, PixelFormat::Rgb8, rgb).map_err(GpuError::Invalid)
 }
 
 fn row_bytes(width: u32) -> u32 {
@@ -128,8 +162,11 @@ fn row_bytes(width: u32) -> u32 {
 
 impl Canvas {
     fn new(gpu: &Gpu, size_px: [u32; 2]) -> Result<Canvas, GpuError> {
-        let usage = wgpu::TextureUsages::RENDER_ATTACHMENT | wgpu::TextureUsages::COPY_SRC;
-        let texture = texture(gpu, "live", size_px, FORMAT, usage)?;
+        Canvas::with_format(gpu, size_px, FORMAT)
+    }
+
+    fn with_format(gpu: &Gpu, size_px: [u32; 2], format: wgpu::TextureFormat) -> Result<Canvas, GpuError> {
+        let texture = canvas(gpu, size_px, format)?;
         let view = texture.create_view(&wgpu::TextureViewDescriptor::default());
         let size_bytes = row_bytes(size_px[0]) as usize * size_px[1] as usize;
         let rows = gpu.storage_buffer("live", size_bytes)?;

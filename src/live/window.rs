@@ -1,0 +1,670 @@
+//! The overlay window: winit's events in, the newest frame on a surface.
+//!
+//! Nothing that a window system does ends it: a surface that is outdated or lost is made again, a device that is lost is
+//! opened again, and while nothing of the window can be seen, frames are still inferred.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use winit::application::ApplicationHandler;
+use winit::dpi::PhysicalSize;
+use winit::event::{ElementState, KeyEvent, WindowEvent};
+use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop};
+use winit::keyboard::{Key, NamedKey};
+use winit::window::{Fullscreen, Window, WindowId};
+
+use super::feed::{Fed, Feed, Pace};
+use super::meter::FrameTimes;
+use super::{CONFIDENCE, CONFIDENCE_STEP, FrameResult, KEYS, Meter, Placement};
+use crate::acquire::{Picture, Source, pictures};
+use crate::decode::DecodeOptions;
+use crate::detector::Detector;
+use crate::draw::Style;
+use crate::draw::panel::{Corner, text_box};
+use crate::error::Error;
+use crate::gpu::live::Target;
+use crate::gpu::{Gpu, GpuError, GpuOptions, LiveOverlay, offscreen};
+use crate::session::{Backend, Model, Session, SessionOptions};
+
+/// How long a message stays in the panel.
+const MESSAGE: Duration = Duration::from_secs(4);
+
+/// How often a hidden window is tried again.
+const HIDDEN: Duration = Duration::from_millis(250);
+
+/// Largest window that is opened on its own account.
+const LARGEST_PX: [u32; 2] = [1600, 900];
+
+/// What to show and how.
+pub struct WindowOptions {
+    pub decode: DecodeOptions,
+    pub session: SessionOptions,
+    pub style: Style,
+    pub panel: bool,
+    pub profile: bool,
+    /// Size in physical pixels; `None`: the first picture's.
+    pub size_px: Option<[u32; 2]>,
+    pub pace: Pace,
+    /// Stay at the source's end, for pictures.
+    pub stays: bool,
+    /// Close after so many frames.
+    pub frames: Option<u64>,
+    /// Where `s` saves to.
+    pub directory: PathBuf,
+}
+
+/// Gets detections with the name of their picture and the backend that found them.
+pub type OnResult = Box<dyn FnMut(&FrameResult, &str, &Detector) -> Result<(), Error>>;
+
+/// What happened until the window was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WindowReport {
+    /// Frames that were inferred.
+    pub frames: u64,
+    pub dropped: u64,
+    /// Map operations in the loop, those for saved pictures not counted.
+    pub map_operations: u64,
+    /// Our side of the driver, on average.
+    pub host_ms: f64,
+}
+
+/// A surface and what draws on it.
+struct View {
+    gpu: Arc<Gpu>,
+    surface: wgpu::Surface<'static>,
+    config: wgpu::SurfaceConfiguration,
+    /// The surface's format without sRGB coding: pictures are gamma coded already.
+    format: wgpu::TextureFormat,
+    overlay: LiveOverlay,
+    /// What hidden frames are drawn on.
+    nowhere: wgpu::TextureView,
+    gpu_detector: Option<Detector>,
+}
+
+struct App {
+    model: Model,
+    options: WindowOptions,
+    on_result: Option<OnResult>,
+    feed: Feed,
+    next: Option<(Box<Picture>, f64)>,
+    last: Option<Box<Picture>>,
+    origins: VecDeque<String>,
+    window: Option<Arc<Window>>,
+    view: Option<View>,
+    cpu_detector: Option<Detector>,
+    on_gpu: bool,
+    meter: Meter,
+    report: WindowReport,
+    confidence: Option<f32>,
+    is_paused: bool,
+    shows_help: bool,
+    is_hidden: bool,
+    /// When a hidden window was tried last.
+    tried: Instant,
+    /// The last frame must be inferred again, as the threshold or the backend changed while paused.
+    is_stale: bool,
+    has_ended: bool,
+    message: Option<(String, Instant)>,
+    saves: u64,
+    reopened: Vec<Instant>,
+    error: Option<Error>,
+    mapped_before: u64,
+}
+
+/// Shows `source` until the window is closed or the source ends.
+///
+/// # Errors
+/// When there is no window system or no adapter that can draw on a window, when the device fails again and again, and
+/// what ended the source if that was no plain end. All complete frames before that were shown.
+pub fn run(
+    model: Model,
+    mut source: Box<dyn Source>,
+    options: WindowOptions,
+    on_result: Option<OnResult>,
+) -> Result<WindowReport, Error> {
+    // The first picture gives the window its size; and a source that has none needs no window.
+    let begin = Instant::now();
+    let first = match source.next() {
+        Some(picture) => Box::new(picture?),
+        None => return Err(Error::Input("the source ended before its first frame".into())),
+    };
+    let acquire_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let event_loop = EventLoop::<()>::with_user_event()
+        .build()
+        .map_err(|e| Error::Input(format!("no window system: {e}; use --headless")))?;
+    let proxy = event_loop.create_proxy();
+    let feed = Feed::start(source, options.pace, move || {
+        // The loop may have ended already.
+        let _ = proxy.send_event(());
+    });
+    let mut app = App {
+        model,
+        options,
+        on_result,
+        feed,
+        next: Some((first, acquire_ms)),
+        last: None,
+        origins: VecDeque::new(),
+        window: None,
+        view: None,
+        cpu_detector: None,
+        on_gpu: false,
+        meter: Meter::default(),
+        report: WindowReport::default(),
+        confidence: None,
+        is_paused: false,
+        shows_help: false,
+        is_hidden: false,
+        tried: Instant::now(),
+        is_stale: false,
+        has_ended: false,
+        message: None,
+        saves: 0,
+        reopened: Vec::new(),
+        error: None,
+        mapped_before: 0,
+    };
+    event_loop.run_app(&mut app).map_err(|e| Error::Input(format!("the window system failed: {e}")))?;
+    app.close()
+}
+
+impl App {
+    fn close(mut self) -> Result<WindowReport, Error> {
+        if !matches!(self.error, Some(Error::Gpu(_))) {
+            self.deliver(true)?;
+        }
+        self.report.dropped = self.feed.dropped();
+        self.report.map_operations = self.mapped_before + self.view.as_ref().map_or(0, |v| v.gpu.map_operations());
+        match self.error.take() {
+            Some(error) => Err(error),
+            None => Ok(self.report),
+        }
+    }
+
+    fn open_window(&mut self, event_loop: &ActiveEventLoop) -> Result<(), Error> {
+        if self.window.is_none() {
+            let picture = self.next.as_ref().map(|(picture, _)| [picture.frame.width, picture.frame.height]);
+            let size = self.options.size_px.unwrap_or_else(|| {
+                let picture = picture.unwrap_or([640, 480]);
+                let limits = [0, 1].map(|axis| LARGEST_PX[axis].min(picture[axis].max(160)));
+                Placement::new(picture, limits).content_px
+            });
+            let attributes =
+                Window::default_attributes().with_title("eyas live").with_inner_size(PhysicalSize::new(size[0], size[1]));
+            let window = event_loop
+                .create_window(attributes)
+                .map_err(|e| Error::Input(format!("cannot open a window: {e}; use --headless")))?;
+            self.window = Some(Arc::new(window));
+        }
+        if self.view.is_none()
+            && let Some(window) = self.window.clone()
+        {
+            let display = Box::new(event_loop.owned_display_handle());
+            self.open_view(&window, display)?;
+        }
+        Ok(())
+    }
+
+    fn open_view(&mut self, window: &Arc<Window>, display: Box<dyn wgpu::wgt::WgpuHasDisplayHandle>) -> Result<(), Error> {
+        let session = &self.options.session;
+        let gpu_options = GpuOptions { allow_software: true, ..session.gpu_options() };
+        let mut descriptor = wgpu::InstanceDescriptor::new_with_display_handle(display);
+        crate::gpu::device::configure_instance(&mut descriptor, &gpu_options);
+        let instance = wgpu::Instance::new(descriptor);
+        let surface = instance
+            .create_surface(Arc::clone(window))
+            .map_err(|e| Error::Input(format!("cannot draw on the window: {e}")))?;
+        let gpu = Gpu::open_in(instance, Some(&surface), &gpu_options)?;
+        let (config, format) = configuration(&gpu, &surface, window.inner_size())?;
+        surface.configure(&gpu.device, &config);
+        let mut overlay = LiveOverlay::new(Arc::clone(&gpu), format, self.options.style)?;
+        overlay.collect_results(self.on_result.is_some());
+        if self.options.profile && !overlay.measure_passes()? {
+            log::warn!("{} has no timestamps: the panel shows the host's clock alone", gpu.adapter);
+        }
+        let nowhere = offscreen::canvas(&gpu, [1, 1], format)?.create_view(&wgpu::TextureViewDescriptor::default());
+        let infers = match session.backend {
+            Backend::Gpu => true,
+            Backend::Cpu => false,
+            Backend::Auto => !gpu.adapter.is_software,
+        };
+        self.view = Some(View { gpu, surface, config, format, overlay, nowhere, gpu_detector: None });
+        if self.confidence.is_none() {
+            self.on_gpu = infers;
+        }
+        self.make_detector()?;
+        Ok(())
+    }
+
+    /// Makes the detector of the chosen backend if it is not there yet.
+    fn make_detector(&mut self) -> Result<(), Error> {
+        let Some(view) = &mut self.view else { return Ok(()) };
+        let kept = if self.on_gpu { &mut view.gpu_detector } else { &mut self.cpu_detector };
+        let detector = match kept {
+            Some(detector) => detector,
+            None => {
+                let decoder = self.model.decoder(&self.options.decode)?;
+                let session = if self.on_gpu {
+                    Session::on_device(&self.model, Arc::clone(&view.gpu), self.options.session.precision)?
+                } else {
+                    Session::new(&self.model, &SessionOptions { backend: Backend::Cpu, ..self.options.session.clone() })?
+                };
+                kept.insert(Detector::with_session(session, decoder)?)
+            }
+        };
+        let confidence = *self.confidence.get_or_insert(detector.decoder().score_threshold);
+        detector.set_score_threshold(confidence);
+        log::info!("{} on {}", detector.backend(), detector.adapter());
+        Ok(())
+    }
+
+    fn say(&mut self, text: String) {
+        log::info!("{text}");
+        self.message = Some((text, Instant::now()));
+        self.meter.hurry();
+    }
+
+    fn request_redraw(&self) {
+        if let Some(window) = &self.window {
+            window.request_redraw();
+        }
+    }
+
+    /// Takes the next picture from the source.
+    fn fetch(&mut self) {
+        if self.next.is_some() || self.is_paused || self.has_ended {
+            return;
+        }
+        match self.feed.take() {
+            Fed::Picture(picture, acquire_ms) => self.next = Some((picture, acquire_ms)),
+            Fed::Nothing => {}
+            Fed::Trouble(error) => {
+                self.say(error.to_string());
+                self.error = Some(error.into());
+                self.request_redraw();
+            }
+            Fed::End => self.has_ended = true,
+        }
+    }
+
+    /// Infers and shows what there is to show. Errors of a lost device are answered by opening it again.
+    fn step(&mut self, event_loop: &ActiveEventLoop) {
+        self.fetch();
+        let drawn = self.draw();
+        let failed = match self.or_reopen(drawn, event_loop) {
+            Ok(()) => false,
+            Err(error) => {
+                self.error = Some(error);
+                true
+            }
+        };
+        let enough = self.options.frames.is_some_and(|limit| self.report.frames >= limit);
+        let over = self.has_ended && self.next.is_none() && !self.options.stays;
+        if enough || over || failed {
+            event_loop.exit();
+        }
+    }
+
+    /// Answers the loss of the device by opening it again.
+    fn or_reopen(&mut self, done: Result<(), Error>, event_loop: &ActiveEventLoop) -> Result<(), Error> {
+        match done {
+            Err(Error::Gpu(GpuError::Lost(why))) => self.reopen(event_loop, &why),
+            other => other,
+        }
+    }
+
+    fn reopen(&mut self, event_loop: &ActiveEventLoop, why: &str) -> Result<(), Error> {
+        self.reopened.retain(|at| at.elapsed() < Duration::from_secs(60));
+        if self.reopened.len() >= 3 {
+            return Err(GpuError::Lost(format!("{why}, and again after {} new starts", self.reopened.len())).into());
+        }
+        self.reopened.push(Instant::now());
+        if let Some(view) = self.view.take() {
+            self.mapped_before += view.gpu.map_operations();
+        }
+        self.origins.clear();
+        self.open_window(event_loop)?;
+        self.say("the GPU was lost and opened again".into());
+        self.is_stale = true;
+        self.request_redraw();
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Result<(), Error> {
+        let Some(window) = self.window.clone() else { return Ok(()) };
+        let size = window.inner_size();
+        self.is_hidden |= size.width == 0 || size.height == 0;
+        let begin = Instant::now();
+        let texture = if self.is_hidden { None } else { self.surface_texture(&window)? };
+        let surface_ms = begin.elapsed().as_secs_f64() * 1e3;
+        if texture.is_none() && self.next.is_none() {
+            return Ok(());
+        }
+        self.update_text()?;
+        let Some(view) = &mut self.view else { return Ok(()) };
+        let Some(detector) = (if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() }) else {
+            return Ok(());
+        };
+        let shown = texture.as_ref().map(|texture| {
+            texture.texture.create_view(&wgpu::TextureViewDescriptor {
+                format: Some(view.format),
+                ..wgpu::TextureViewDescriptor::default()
+            })
+        });
+        let target = match &shown {
+            Some(shown) => Target { view: shown, size_px: [view.config.width, view.config.height] },
+            None => Target { view: &view.nowhere, size_px: [1, 1] },
+        };
+        let fresh = self.next.take();
+        let acquire_ms = fresh.as_ref().map(|(_, ms)| *ms);
+        if let Some((picture, _)) = fresh {
+            self.last = Some(picture);
+        }
+        let Some(last) = &self.last else { return Ok(()) };
+        let infers = acquire_ms.is_some() || self.is_stale;
+        let drawn = view.overlay.draw(detector, infers.then_some(&last.frame), target, |_| ())?;
+        if let Some(texture) = texture {
+            window.pre_present_notify();
+            view.gpu.queue.present(texture);
+        }
+        self.is_stale = false;
+        if infers {
+            self.origins.push_back(last.origin.clone());
+        }
+        if let Some(acquire) = acquire_ms {
+            self.report.frames += 1;
+            let n = self.report.frames as f64;
+            self.report.host_ms += (drawn.host_ms - self.report.host_ms) / n;
+            let stages = (!self.on_gpu || drawn.host_decoded).then_some(drawn.ms);
+            let wait = drawn.wait_ms + surface_ms;
+            self.meter.push(&FrameTimes { acquire, host: drawn.host_ms, wait, stages });
+            self.meter.device_ms = view.overlay.device_times().map(|t| [t.convert, t.infer, t.decode, t.draw]);
+            self.meter.dropped = self.feed.dropped();
+            if drawn.host_decoded && drawn.frame == 0 {
+                log::warn!("the shaders cannot decode this network as asked: frames are read back and decoded on the host");
+            }
+        }
+        self.deliver(false)
+    }
+
+    /// Hands detections that have arrived to who wants them.
+    fn deliver(&mut self, wait: bool) -> Result<(), Error> {
+        let (Some(on_result), Some(view)) = (&mut self.on_result, &mut self.view) else {
+            self.origins.clear();
+            return Ok(());
+        };
+        let detector = if self.on_gpu { view.gpu_detector.as_ref() } else { self.cpu_detector.as_ref() };
+        let Some(detector) = detector else { return Ok(()) };
+        for result in view.overlay.results(detector.decoder(), wait)? {
+            let origin = self.origins.pop_front().unwrap_or_default();
+            on_result(&result, &origin, detector)?;
+        }
+        Ok(())
+    }
+
+    /// The surface's next texture; `None` when there is none to draw on now.
+    fn surface_texture(&mut self, window: &Arc<Window>) -> Result<Option<wgpu::SurfaceTexture>, Error> {
+        use wgpu::CurrentSurfaceTexture as Current;
+        let Some(view) = &mut self.view else { return Ok(None) };
+        for _ in 0..3 {
+            match view.surface.get_current_texture() {
+                Current::Success(texture) => return Ok(Some(texture)),
+                // Shown as it is; the resize event that follows configures it anew.
+                Current::Suboptimal(texture) => return Ok(Some(texture)),
+                Current::Timeout => return Ok(None),
+                Current::Occluded => {
+                    self.is_hidden = true;
+                    return Ok(None);
+                }
+                Current::Outdated | Current::Validation => {}
+                Current::Lost => {
+                    if let Some((instance, _)) = &view.gpu.origin {
+                        view.surface = instance
+                            .create_surface(Arc::clone(window))
+                            .map_err(|e| Error::Input(format!("cannot draw on the window again: {e}")))?;
+                    }
+                }
+            }
+            view.gpu.poll()?;
+            view.resize(window.inner_size());
+        }
+        log::debug!("the window has no texture to draw on");
+        Ok(None)
+    }
+
+    /// Renews panel and help where it is time.
+    fn update_text(&mut self) -> Result<(), Error> {
+        if self.message.as_ref().is_some_and(|(_, since)| since.elapsed() > MESSAGE) {
+            self.message = None;
+            self.meter.hurry();
+        }
+        let picture = self.next.as_ref().map(|(picture, _)| picture).or(self.last.as_ref());
+        let (Some(view), Some(picture)) = (&mut self.view, picture) else { return Ok(()) };
+        if !self.meter.is_due() {
+            return Ok(());
+        }
+        let detector = if self.on_gpu { view.gpu_detector.as_ref() } else { self.cpu_detector.as_ref() };
+        let Some(detector) = detector else { return Ok(()) };
+        let mut lines = Vec::new();
+        if self.options.panel {
+            lines = self.meter.lines(detector.backend(), detector.adapter(), detector.decoder().score_threshold);
+        }
+        if self.is_paused {
+            lines.push("paused".into());
+        }
+        lines.extend(self.message.iter().map(|(text, _)| text.clone()));
+        let size_px = [view.config.width, view.config.height];
+        let placement = Placement::new([picture.frame.width, picture.frame.height], size_px);
+        let atlas = self.options.style.atlas(placement.content_px);
+        let mut list = text_box(&lines, size_px, Corner::TopLeft, &atlas);
+        if self.shows_help {
+            let help: Vec<String> = KEYS.iter().map(|(key, what)| format!("{key}: {what}")).collect();
+            list.extend(text_box(&help, size_px, Corner::BottomLeft, &atlas));
+        }
+        view.overlay.set_text(&list)?;
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        let Some(view) = &mut self.view else { return Ok(()) };
+        let detector = if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() };
+        let Some(detector) = detector else { return Ok(()) };
+        let before = view.gpu.map_operations();
+        let size_px = [view.config.width, view.config.height];
+        let picture = offscreen::snapshot(&mut view.overlay, detector, size_px, view.format)?;
+        // Counted apart: this is asked for, and not part of the loop.
+        self.mapped_before = self.mapped_before.wrapping_sub(view.gpu.map_operations() - before);
+        let path = loop {
+            let path = self.options.directory.join(format!("eyas-{:04}.png", self.saves));
+            self.saves += 1;
+            if !path.exists() {
+                break path;
+            }
+        };
+        match pictures::save(&path, &picture) {
+            Ok(()) => self.say(format!("saved {}", path.display())),
+            Err(e) => self.say(e.to_string()),
+        }
+        Ok(())
+    }
+
+    fn press(&mut self, key: &Key, event_loop: &ActiveEventLoop) -> Result<(), Error> {
+        let text = match key {
+            Key::Named(NamedKey::Escape) => "q",
+            Key::Named(NamedKey::Space) => " ",
+            Key::Character(text) => text.as_str(),
+            _ => return Ok(()),
+        };
+        match text {
+            "q" | "Q" => event_loop.exit(),
+            " " => {
+                self.is_paused = !self.is_paused;
+                self.meter.pause();
+            }
+            "s" | "S" => self.save()?,
+            "b" | "B" => {
+                // Results of frames under way belong to the backend that they ran on.
+                self.deliver(true)?;
+                self.on_gpu = !self.on_gpu;
+                self.meter.restart();
+                if let Err(e) = self.make_detector() {
+                    self.on_gpu = !self.on_gpu;
+                    self.say(e.to_string());
+                } else {
+                    self.is_stale = true;
+                    self.say(format!("inference on the {}", if self.on_gpu { "GPU" } else { "CPU" }));
+                }
+            }
+            "+" | "=" | "-" => {
+                let step = if text == "-" { -CONFIDENCE_STEP } else { CONFIDENCE_STEP };
+                let old = self.confidence.unwrap_or(*CONFIDENCE.start());
+                // Whole steps, so that up and down meet.
+                let new = ((old + step) / CONFIDENCE_STEP).round() * CONFIDENCE_STEP;
+                self.confidence = Some(new.clamp(*CONFIDENCE.start(), *CONFIDENCE.end()));
+                self.make_detector()?;
+                self.is_stale = true;
+            }
+            "f" | "F" => {
+                if let Some(window) = &self.window {
+                    let next = window.fullscreen().is_none().then_some(Fullscreen::Borderless(None));
+                    window.set_fullscreen(next);
+                }
+            }
+            "h" | "H" => self.shows_help = !self.shows_help,
+            _ => return Ok(()),
+        }
+        self.meter.hurry();
+        self.request_redraw();
+        Ok(())
+    }
+}
+
+impl View {
+    fn resize(&mut self, size: PhysicalSize<u32>) {
+        if size.width > 0 && size.height > 0 {
+            let limit = self.gpu.limits.max_texture_dimension_2d;
+            (self.config.width, self.config.height) = (size.width.min(limit), size.height.min(limit));
+            self.surface.configure(&self.gpu.device, &self.config);
+        }
+    }
+}
+
+/// How the surface is used: plain 8-bit levels, paced by the display.
+fn configuration(
+    gpu: &Gpu,
+    surface: &wgpu::Surface<'_>,
+    size: PhysicalSize<u32>,
+) -> Result<(wgpu::SurfaceConfiguration, wgpu::TextureFormat), Error> {
+    let unusable = || Error::Input(format!("{} cannot draw on this window; use --headless", gpu.adapter));
+    let (_, adapter) = gpu.origin.as_ref().ok_or_else(unusable)?;
+    let limit = gpu.limits.max_texture_dimension_2d;
+    let [width, height] = [size.width, size.height].map(|side| side.clamp(1, limit));
+    let mut config = surface.get_default_config(adapter, width, height).ok_or_else(unusable)?;
+    let formats = surface.get_capabilities(adapter).formats;
+    let plain = [wgpu::TextureFormat::Bgra8Unorm, wgpu::TextureFormat::Rgba8Unorm];
+    let format = match formats.iter().find(|format| plain.contains(format)) {
+        Some(&format) => {
+            config.format = format;
+            format
+        }
+        None => {
+            let format = config.format.remove_srgb_suffix();
+            if !plain.contains(&format) {
+                return Err(unusable());
+            }
+            config.view_formats = vec![format];
+            format
+        }
+    };
+    config.present_mode = wgpu::PresentMode::AutoVsync;
+    Ok((config, format))
+}
+
+impl ApplicationHandler for App {
+    fn resumed(&mut self, event_loop: &ActiveEventLoop) {
+        if let Err(error) = self.open_window(event_loop) {
+            self.error = Some(error);
+            self.has_ended = true;
+            event_loop.exit();
+            return;
+        }
+        self.is_hidden = false;
+        self.request_redraw();
+    }
+
+    fn suspended(&mut self, _: &ActiveEventLoop) {
+        // On phones the surface goes away; all is made again on the next `resumed`.
+        if cfg!(any(target_os = "android", target_os = "ios"))
+            && let Some(view) = self.view.take()
+        {
+            self.mapped_before += view.gpu.map_operations();
+            self.origins.clear();
+            self.is_stale = true;
+        }
+    }
+
+    fn user_event(&mut self, event_loop: &ActiveEventLoop, (): ()) {
+        // A hidden window gets no redraw events on some systems.
+        if self.is_hidden {
+            self.step(event_loop);
+        } else {
+            self.request_redraw();
+        }
+    }
+
+    fn window_event(&mut self, event_loop: &ActiveEventLoop, _: WindowId, event: WindowEvent) {
+        match event {
+            WindowEvent::CloseRequested => event_loop.exit(),
+            WindowEvent::Resized(size) => {
+                self.is_hidden = size.width == 0 || size.height == 0;
+                if let Some(view) = &mut self.view {
+                    view.resize(size);
+                }
+                self.meter.hurry();
+                self.request_redraw();
+            }
+            WindowEvent::Occluded(hidden) => {
+                self.is_hidden = hidden;
+                self.request_redraw();
+            }
+            WindowEvent::KeyboardInput {
+                event: KeyEvent { logical_key, state: ElementState::Pressed, repeat: false, .. },
+                ..
+            } => {
+                let pressed = self.press(&logical_key, event_loop);
+                if let Err(error) = self.or_reopen(pressed, event_loop) {
+                    self.error = Some(error);
+                    event_loop.exit();
+                }
+            }
+            WindowEvent::RedrawRequested => self.step(event_loop),
+            _ => {}
+        }
+    }
+
+    fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        let wakes = if self.is_hidden {
+            // Whether it is still hidden is found by trying.
+            if self.tried.elapsed() >= HIDDEN && self.window.as_ref().is_some_and(|w| w.inner_size().width > 0) {
+                self.tried = Instant::now();
+                self.is_hidden = false;
+                self.request_redraw();
+            }
+            Some(HIDDEN)
+        } else {
+            self.message.as_ref().map(|(_, since)| MESSAGE.saturating_sub(since.elapsed()) + HIDDEN)
+        };
+        event_loop.set_control_flow(match wakes {
+            Some(after) => ControlFlow::WaitUntil(Instant::now() + after),
+            None => ControlFlow::Wait,
+        });
+    }
+
+    fn new_events(&mut self, _: &ActiveEventLoop, cause: winit::event::StartCause) {
+        if matches!(cause, winit::event::StartCause::ResumeTimeReached { .. }) {
+            self.request_redraw();
+        }
+    }
+}
