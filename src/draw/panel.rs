@@ -28,10 +28,8 @@ pub fn text_box(lines: &[String], target_px: [u32; 2], corner: Corner, atlas: &A
     }
     let advance_px = |line: &str| -> i32 { line.chars().map(|c| atlas.glyph(glyph_index(c)).advance_px as i32).sum() };
     let text_px = lines.iter().map(|line| advance_px(line)).max().unwrap_or(0);
-    let box_px = [
-        (text_px + 2 * pad_px).min(width),
-        (step_px * (lines.len() as i32 - 1) + capital_px + 2 * pad_px).min(height),
-    ];
+    let box_px =
+        [(text_px + 2 * pad_px).min(width), (step_px * (lines.len() as i32 - 1) + capital_px + 2 * pad_px).min(height)];
     let top = match corner {
         Corner::TopLeft => 0,
         Corner::BottomLeft => height - box_px[1],

@@ -274,7 +274,12 @@ impl Overlay {
     }
 
     /// Appends more rectangles, on top of what [`Overlay::encode`] has drawn in this pass.
-    pub fn encode_rectangles(&self, pass: &mut wgpu::RenderPass<'_>, binding: &OverlayBinding, rectangles: &wgpu::Buffer) {
+    pub fn encode_rectangles(
+        &self,
+        pass: &mut wgpu::RenderPass<'_>,
+        binding: &OverlayBinding,
+        rectangles: &wgpu::Buffer,
+    ) {
         pass.set_bind_group(0, &binding.group, &[]);
         pass.set_pipeline(&self.instances);
         pass.set_vertex_buffer(0, rectangles.slice(size_of::<DrawHeader>() as u64..));

@@ -540,10 +540,7 @@ fn picture_texture(gpu: &Gpu, size_px: [u32; 2]) -> Result<wgpu::Texture, GpuErr
     super::draw::texture(gpu, "picture", size_px, wgpu::TextureFormat::Rgba8Unorm, usage)
 }
 
-fn compute_pass<'e>(
-    encoder: &'e mut wgpu::CommandEncoder,
-    timer: Option<(&PassTimer, u32)>,
-) -> wgpu::ComputePass<'e> {
+fn compute_pass<'e>(encoder: &'e mut wgpu::CommandEncoder, timer: Option<(&PassTimer, u32)>) -> wgpu::ComputePass<'e> {
     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
         label: None,
         timestamp_writes: timer.map(|(timer, pass)| timer.compute_writes(pass)),

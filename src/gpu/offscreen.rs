@@ -44,7 +44,15 @@ impl Offscreen {
     pub fn new(gpu: &Arc<Gpu>, size_px: [u32; 2], style: Style, reads_back: bool) -> Result<Offscreen, GpuError> {
         let overlay = LiveOverlay::new(Arc::clone(gpu), FORMAT, style)?;
         let spare = (0..FRAMES_IN_FLIGHT).map(|_| Canvas::new(gpu, size_px)).collect::<Result<_, _>>()?;
-        Ok(Offscreen { overlay, size_px, spare, pending: VecDeque::new(), reads_back, pictures: VecDeque::new(), brought_back: 0 })
+        Ok(Offscreen {
+            overlay,
+            size_px,
+            spare,
+            pending: VecDeque::new(),
+            reads_back,
+            pictures: VecDeque::new(),
+            brought_back: 0,
+        })
     }
 
     pub fn size_px(&self) -> [u32; 2] {

@@ -115,7 +115,9 @@ impl Headless {
         self.meter.device_ms = offscreen.overlay.device_times().map(|t| [t.convert, t.infer, t.decode, t.draw]);
         let stages = drawn.host_decoded.then_some(drawn.ms);
         if drawn.host_decoded && drawn.frame == 0 {
-            log::warn!("the shaders cannot decode this network as asked: every frame is read back and decoded on the host");
+            log::warn!(
+                "the shaders cannot decode this network as asked: every frame is read back and decoded on the host"
+            );
         }
         while let Some(picture) = offscreen.picture(false)? {
             self.pictures.push_back(picture);

@@ -1,9 +1,9 @@
 //! Where a picture lies in a window, and the CPU's way to show it there.
 
+use crate::decode::Decoder;
+use crate::draw::Style;
 use crate::draw::font::Atlas;
 use crate::draw::layout::LabelTable;
-use crate::draw::Style;
-use crate::decode::Decoder;
 use crate::frame::{Colour, Frame, PixelFormat};
 use std::sync::Arc;
 
@@ -78,7 +78,8 @@ impl Placement {
             let start = ((y + self.offset_px[1] as usize) * width + self.offset_px[0] as usize) * 3;
             let row = &mut bytes[start..start + columns.len() * 3];
             for (pixel, &(left, right, across)) in row.chunks_exact_mut(3).zip(&columns) {
-                let corners = [rgb.rgb(left, above), rgb.rgb(right, above), rgb.rgb(left, below), rgb.rgb(right, below)];
+                let corners =
+                    [rgb.rgb(left, above), rgb.rgb(right, above), rgb.rgb(left, below), rgb.rgb(right, below)];
                 for (c, level) in pixel.iter_mut().enumerate() {
                     let [a, b, d, e] = corners.map(|p| f32::from(p[c]));
                     let (top, bottom) = (a + (b - a) * across, d + (e - d) * across);

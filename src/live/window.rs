@@ -191,8 +191,9 @@ impl App {
                 let limits = [0, 1].map(|axis| LARGEST_PX[axis].min(picture[axis].max(160)));
                 Placement::new(picture, limits).content_px
             });
-            let attributes =
-                Window::default_attributes().with_title("eyas live").with_inner_size(PhysicalSize::new(size[0], size[1]));
+            let attributes = Window::default_attributes()
+                .with_title("eyas live")
+                .with_inner_size(PhysicalSize::new(size[0], size[1]));
             let window = event_loop
                 .create_window(attributes)
                 .map_err(|e| Error::Input(format!("cannot open a window: {e}; use --headless")))?;
@@ -207,7 +208,11 @@ impl App {
         Ok(())
     }
 
-    fn open_view(&mut self, window: &Arc<Window>, display: Box<dyn wgpu::wgt::WgpuHasDisplayHandle>) -> Result<(), Error> {
+    fn open_view(
+        &mut self,
+        window: &Arc<Window>,
+        display: Box<dyn wgpu::wgt::WgpuHasDisplayHandle>,
+    ) -> Result<(), Error> {
         let session = &self.options.session;
         let gpu_options = GpuOptions { allow_software: true, ..session.gpu_options() };
         let mut descriptor = wgpu::InstanceDescriptor::new_with_display_handle(display);
@@ -249,7 +254,10 @@ impl App {
                 let session = if self.on_gpu {
                     Session::on_device(&self.model, Arc::clone(&view.gpu), self.options.session.precision)?
                 } else {
-                    Session::new(&self.model, &SessionOptions { backend: Backend::Cpu, ..self.options.session.clone() })?
+                    Session::new(
+                        &self.model,
+                        &SessionOptions { backend: Backend::Cpu, ..self.options.session.clone() },
+                    )?
                 };
                 kept.insert(Detector::with_session(session, decoder)?)
             }
@@ -383,7 +391,9 @@ impl App {
             self.meter.device_ms = view.overlay.device_times().map(|t| [t.convert, t.infer, t.decode, t.draw]);
             self.meter.dropped = self.feed.dropped();
             if drawn.host_decoded && drawn.frame == 0 {
-                log::warn!("the shaders cannot decode this network as asked: frames are read back and decoded on the host");
+                log::warn!(
+                    "the shaders cannot decode this network as asked: frames are read back and decoded on the host"
+                );
             }
         }
         self.deliver(false)
