@@ -22,6 +22,8 @@ pub struct Args {
     /// One JSON object per backend on one line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    worker: super::worker::WorkerArgs,
 }
 
 /// One backend's figures.
@@ -104,6 +106,9 @@ fn time(args: &Args, options: &SessionOptions) -> Result<(Timing, Session), CliE
 }
 
 pub fn run(args: &Args) -> Result<(), CliError> {
+    if args.worker.worker {
+        return super::worker::run(&args.common, &args.worker);
+    }
     let name = args.common.model_path()?.display().to_string();
     let options = args.common.session_options();
     let wanted: &[Backend] = match args.common.backend {

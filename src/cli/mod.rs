@@ -10,6 +10,7 @@ mod npy;
 mod options;
 mod report;
 mod run;
+mod worker;
 
 use std::io::Write as _;
 use std::process::ExitCode;

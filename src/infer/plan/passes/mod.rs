@@ -114,7 +114,7 @@ mod tests {
             let input: Vec<f32> = (0..60).map(|i| (i as f32 * 0.37).sin() * 4.0).collect();
             let input = Tensor::from_f32(&[1, 3, 5, 4], input).expect("shape");
             let options = SessionOptions { backend: Backend::Cpu, threads: Some(1), ..SessionOptions::default() };
-            let mut run = |model: &Model| {
+            let run = |model: &Model| {
                 let mut session = Session::new(model, &options).expect("plan");
                 session.run(&[("x", input.clone())]).expect("run")
             };

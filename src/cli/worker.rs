@@ -1,0 +1,133 @@
+//! `eyas bench --worker`: times inferences on request, one JSON object a line, so that a harness can interleave eyas with
+//! other engines.
+//!
+//! After load and the first inference: `{"ev":"ready","import_ms":…,"load_ms":…,"first_ms":…,"version":"…","note":"…"}`, or
+//! `{"ev":"error","msg":"…"}` and exit code 1. Then, for each line on stdin:
+//! - `run N` → `{"ev":"run","ms":[N numbers]}`
+//! - `dump DIR` → writes DIR/out0.f32, ...; `{"ev":"dump","outputs":[{"file":…,"shape":[…],"name":…}]}`
+//! - `rss` → `{"ev":"rss","peak_rss_kb":…,"rss_kb":…}`
+//! - `quit`
+
+use std::io::{BufRead as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use eyas::{Session, Tensor};
+use serde_json::{Value, json};
+
+use super::CliError;
+use super::options::Common;
+use super::report::{peak_rss_bytes, rss_bytes};
+
+#[derive(clap::Args, Debug)]
+pub struct WorkerArgs {
+    /// Time inferences on request: one JSON object a line, commands on stdin (run N, dump DIR, rss, quit)
+    #[arg(long, requires = "input")]
+    pub worker: bool,
+    /// With --worker: the input as raw little-endian float32
+    #[arg(long, value_name = "X.f32", requires = "shape")]
+    pub input: Option<PathBuf>,
+    /// With --worker: the input's shape, e.g. 1,3,640,640
+    #[arg(long, value_name = "SHAPE", value_delimiter = ',')]
+    pub shape: Vec<usize>,
+    /// With --worker: accepted for the harness's sake; nothing is cached
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub cache: Option<PathBuf>,
+}
+
+fn say(value: &Value) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{value}")?;
+    out.flush()?;
+    Ok(())
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+fn read_input(path: &Path, shape: &[usize]) -> Result<Tensor, CliError> {
+    let bytes =
+        std::fs::read(path).map_err(|e| CliError::Runtime(format!("cannot read {}: {e}", path.display())))?;
+    let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    Tensor::from_f32(shape, values).map_err(|e| CliError::Runtime(format!("{}: {e}", path.display())))
+}
+
+fn start(common: &Common, args: &WorkerArgs) -> Result<(Session, Value), CliError> {
+    let path = args.input.as_deref().ok_or_else(|| CliError::Usage("--worker needs --input".into()))?;
+    let input = read_input(path, &args.shape)?;
+    let begin = Instant::now();
+    let model = common.load_model()?;
+    let import_ms = milliseconds(begin);
+    let mut session = Session::new(&model, &common.session_options())?;
+    let load_ms = milliseconds(begin);
+    let name = match session.plan().inputs.as_slice() {
+        [(name, _)] => name.clone(),
+        inputs => return Err(CliError::Runtime(format!("the network has {} inputs, not 1", inputs.len()))),
+    };
+    let begin = Instant::now();
+    session.set_input(&name, &input)?;
+    session.infer()?;
+    session.outputs()?;
+    let ready = json!({
+        "ev": "ready",
+        "import_ms": import_ms,
+        "load_ms": load_ms,
+        "first_ms": milliseconds(begin),
+        "version": env!("CARGO_PKG_VERSION"),
+        "note": format!("{} on {}", session.backend(), session.adapter()),
+    });
+    Ok((session, ready))
+}
+
+fn dump(session: &mut Session, dir: &Path) -> Result<Value, CliError> {
+    let mut list = Vec::new();
+    for (i, (name, tensor)) in session.outputs()?.into_iter().enumerate() {
+        let file = dir.join(format!("out{i}.f32"));
+        let bytes: Vec<u8> = tensor.to_f32().iter().flat_map(|v| v.to_le_bytes()).collect();
+        std::fs::write(&file, bytes)
+            .map_err(|e| CliError::Runtime(format!("cannot write {}: {e}", file.display())))?;
+        list.push(json!({"file": file.display().to_string(), "shape": tensor.shape(), "name": name}));
+    }
+    Ok(json!({"ev": "dump", "outputs": list}))
+}
+
+/// Serves until `quit` or the end of stdin.
+pub fn run(common: &Common, args: &WorkerArgs) -> Result<(), CliError> {
+    let mut session = match start(common, args) {
+        Ok((session, ready)) => {
+            say(&ready)?;
+            session
+        }
+        Err(e) => {
+            say(&json!({"ev": "error", "msg": e.to_string()}))?;
+            return Err(e);
+        }
+    };
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (command, argument) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        match command {
+            "run" => {
+                let count: usize =
+                    argument.parse().map_err(|_| CliError::Runtime(format!("'{line}': expected run N")))?;
+                let mut times_ms = Vec::with_capacity(count.min(1 << 20));
+                for _ in 0..count {
+                    let begin = Instant::now();
+                    session.infer()?;
+                    times_ms.push(milliseconds(begin));
+                }
+                say(&json!({"ev": "run", "ms": times_ms}))?;
+            }
+            "dump" => say(&dump(&mut session, Path::new(argument))?)?,
+            "rss" => {
+                let kib = |bytes: Option<u64>| bytes.map(|b| b / 1024);
+                say(&json!({"ev": "rss", "peak_rss_kb": kib(peak_rss_bytes()), "rss_kb": kib(rss_bytes())}))?;
+            }
+            "quit" => break,
+            "" => {}
+            _ => return Err(CliError::Runtime(format!("unknown command '{line}'"))),
+        }
+    }
+    Ok(())
+}
