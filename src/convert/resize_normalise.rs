@@ -129,8 +129,8 @@ pub fn variant(
         .u32("ROW_STRIDE", map.row_stride)
         .u32("PIXEL_STRIDE", map.pixel_stride)
         .precision(precision);
-    for c in 0..3 {
-        v = v.f32(&format!("MEAN_{c}"), p.mean[c]).f32(&format!("SCALE_{c}"), scale[c]);
+    for (c, (&mean, &factor)) in p.mean.iter().zip(&scale).enumerate() {
+        v = v.f32(&format!("MEAN_{c}"), mean).f32(&format!("SCALE_{c}"), factor);
     }
     if p.order == ChannelOrder::Bgr {
         v = v.line("fn ordered(", "fn ordered(rgb: vec3<u32>) -> vec3<u32> { return rgb.zyx; }");
