@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+#[cfg(feature = "gpu")]
 use eyas::draw::Style;
 use eyas::{Backend, DecodeOptions, Detection, Detector, Frame, Model, SessionOptions};
 
