@@ -47,8 +47,7 @@ fn milliseconds(since: Instant) -> f64 {
 }
 
 fn read_input(path: &Path, shape: &[usize]) -> Result<Tensor, CliError> {
-    let bytes =
-        std::fs::read(path).map_err(|e| CliError::Runtime(format!("cannot read {}: {e}", path.display())))?;
+    let bytes = std::fs::read(path).map_err(|e| CliError::Runtime(format!("cannot read {}: {e}", path.display())))?;
     let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     Tensor::from_f32(shape, values).map_err(|e| CliError::Runtime(format!("{}: {e}", path.display())))
 }
@@ -85,8 +84,7 @@ fn dump(session: &mut Session, dir: &Path) -> Result<Value, CliError> {
     for (i, (name, tensor)) in session.outputs()?.into_iter().enumerate() {
         let file = dir.join(format!("out{i}.f32"));
         let bytes: Vec<u8> = tensor.to_f32().iter().flat_map(|v| v.to_le_bytes()).collect();
-        std::fs::write(&file, bytes)
-            .map_err(|e| CliError::Runtime(format!("cannot write {}: {e}", file.display())))?;
+        std::fs::write(&file, bytes).map_err(|e| CliError::Runtime(format!("cannot write {}: {e}", file.display())))?;
         list.push(json!({"file": file.display().to_string(), "shape": tensor.shape(), "name": name}));
     }
     Ok(json!({"ev": "dump", "outputs": list}))
