@@ -247,7 +247,10 @@ impl<'a> Lowering<'a> {
 
     /// Appends a copy between views of equal shape.
     pub fn copy(&mut self, from: &View, to: &View) {
+        // A copy computes nothing: the node's operations belong to its own kernel.
+        let macs = std::mem::take(&mut self.macs);
         self.step(Copy, vec![from.clone()], vec![to.clone()]);
+        self.macs = macs;
     }
 
     /// Declares that an output lies where `view` says, without computing anything.
@@ -428,6 +431,7 @@ impl<'a> Lowering<'a> {
         }
         let facts = self.input_facts(node);
         let outputs: Vec<&Fact> = node.outputs.iter().map(|&o| self.graph.fact(o)).collect();
+        // The first kernel of the node takes them.
         self.macs = node.op.macs(&facts, &outputs);
         if let Some(concat) = node.op.downcast::<Concat>() {
             return self.lower_concat(node, concat.axis);
