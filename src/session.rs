@@ -240,6 +240,15 @@ impl Session {
         &self.adapter
     }
 
+    /// The open device; `None` on the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(&self) -> Option<&Arc<crate::gpu::Gpu>> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            Engine::Gpu(gpu) => Some(gpu.gpu()),
+        }
+    }
+
     /// CPU threads; 0 on the GPU.
     pub fn threads(&self) -> usize {
         self.threads

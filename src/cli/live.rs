@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use eyas::acquire::{self, Source};
+use eyas::acquire::{self, LiveOptions, Source};
 use eyas::draw::Style;
 use eyas::live::headless::HeadlessOptions;
 use eyas::live::{FrameResult, Headless, Sink};
@@ -18,7 +18,7 @@ use super::report::print_line;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A picture or a directory of pictures
+    /// camera:N, a .y4m or .mjpeg file, '-' (YUV4MPEG2 on stdin), a picture, a directory, pattern:WxH [default: camera:0]
     #[arg(value_name = "SOURCE")]
     source: Option<String>,
     #[command(flatten)]
@@ -43,6 +43,12 @@ pub struct Args {
     /// Measure the stages by GPU timestamps; a few bytes are read back for that
     #[arg(long)]
     profile: bool,
+    /// Show every frame in the window, instead of the newest when inference is slower than the source
+    #[arg(long = "every-frame")]
+    every: bool,
+    /// Size to ask the camera for
+    #[arg(long, value_name = "WxH", value_parser = super::options::parse_size)]
+    camera_size: Option<[usize; 2]>,
     /// Start again at the source's end
     #[arg(long = "loop")]
     again: bool,
@@ -51,13 +57,31 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    fn live_options(&self) -> LiveOptions {
+        LiveOptions { camera_px: self.camera_size.map_or([640, 480], |size| size.map(|v| v as u32)), ..Default::default() }
+    }
+
+    fn uri(&self) -> &str {
+        self.source.as_deref().unwrap_or("camera:0")
+    }
+
+    fn open(&self) -> Result<Box<dyn Source>, CliError> {
+        let source = acquire::open_live(self.uri(), &self.live_options()).map_err(|e| match &self.source {
+            Some(_) => CliError::Library(Error::from(e)),
+            None => CliError::Usage(format!(
+                "no source given, and no camera: {e}\nname a .y4m file, '-' for a pipe, a directory, or pattern:"
+            )),
+        })?;
+        let again = Again { uri: self.uri().to_string(), options: self.live_options(), source, frames: 0 };
+        Ok(if self.again { Box::new(again) } else { again.source })
+    }
+}
+
 pub fn run(args: &Args) -> Result<(), CliError> {
-    let Some(source) = &args.source else {
-        return Err(CliError::Usage("no source given: name a picture or a directory".into()));
-    };
     // A source that is not there is told before the network is loaded.
-    let opened = acquire::open(std::slice::from_ref(source)).map_err(Error::from)?;
-    if args.headless { headless(args, opened) } else { window(args, opened) }
+    let source = args.open()?;
+    if args.headless { headless(args, source) } else { window(args, source) }
 }
 
 #[cfg(not(feature = "window"))]
@@ -67,6 +91,7 @@ fn window(_: &Args, _: Box<dyn Source>) -> Result<(), CliError> {
 
 #[cfg(feature = "window")]
 fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
+    use eyas::acquire::capture::{Pace, Reopen};
     use eyas::live::window::{OnResult, WindowOptions, run};
 
     let model = args.common.load_model()?;
@@ -77,8 +102,12 @@ fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
         panel: !args.no_panel,
         profile: args.profile,
         size_px: args.window.map(|size| size.map(|v| v as u32)),
-        pace: eyas::live::feed::Pace::Every(SLIDE),
-        stays: true,
+        pace: if args.every { Pace::Lossless } else { Pace::Newest },
+        reopen: source.is_live().then(|| -> Reopen {
+            let (uri, options) = (args.uri().to_string(), args.live_options());
+            Box::new(move || acquire::open_live(&uri, &options))
+        }),
+        stays: source.len_hint().is_some(),
         frames: args.frames,
         directory: PathBuf::from("."),
     };
@@ -87,7 +116,6 @@ fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
             print_line(&json_line(result, origin, detector)).map_err(|e| Error::Input(e.to_string()))
         })
     });
-    let source = if args.again { Box::new(Again::new(args, source)) } else { source };
     let report = run(model, source, options, on_result)?;
     log::info!(
         "{} frames shown, {} dropped; submitting took {:.3} ms of the host a frame",
@@ -99,22 +127,13 @@ fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// How long a picture of a slide show stays.
-#[cfg(feature = "window")]
-const SLIDE: std::time::Duration = std::time::Duration::from_secs(2);
-
 /// A source that starts again at its end.
 struct Again {
-    name: Vec<String>,
+    uri: String,
+    options: LiveOptions,
     source: Box<dyn Source>,
     /// Frames since the last start; a source without any would go round for ever.
     frames: u64,
-}
-
-impl Again {
-    fn new(args: &Args, source: Box<dyn Source>) -> Again {
-        Again { name: args.source.iter().cloned().collect(), source, frames: 0 }
-    }
 }
 
 impl Source for Again {
@@ -126,7 +145,7 @@ impl Source for Again {
         if std::mem::take(&mut self.frames) == 0 {
             return None;
         }
-        match acquire::open(&self.name) {
+        match acquire::open_live(&self.uri, &self.options) {
             Ok(source) => self.source = source,
             Err(e) => return Some(Err(e)),
         }
@@ -137,6 +156,14 @@ impl Source for Again {
 
     fn len_hint(&self) -> Option<usize> {
         None
+    }
+
+    fn frame_rate(&self) -> Option<[u32; 2]> {
+        self.source.frame_rate()
+    }
+
+    fn is_live(&self) -> bool {
+        self.source.is_live()
     }
 }
 
@@ -176,12 +203,12 @@ fn print_results(
     Ok(())
 }
 
-fn headless(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
-    let mut source = if args.again { Box::new(Again::new(args, source)) } else { source };
+fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
     let model = args.common.load_model()?;
     let detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
     log::info!("{} on {}", detector.backend(), detector.adapter());
-    let mut sink = args.output.as_deref().map(Sink::open).transpose().map_err(Error::from)?;
+    let rate = source.frame_rate().unwrap_or([30, 1]);
+    let mut sink = args.output.as_deref().map(|path| Sink::open(path, rate)).transpose().map_err(Error::from)?;
     let options = HeadlessOptions {
         style: Style::default(),
         panel: !args.no_panel,
@@ -225,13 +252,13 @@ fn headless(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
         }
         if let Some(sink) = &mut sink {
             while let Some(drawn) = live.picture(false)? {
-                sink.write(&drawn).map_err(Error::from)?;
+                sink.write(drawn).map_err(Error::from)?;
             }
         }
     }
     if let Some(sink) = &mut sink {
         while let Some(drawn) = live.picture(true)? {
-            sink.write(&drawn).map_err(Error::from)?;
+            sink.write(drawn).map_err(Error::from)?;
         }
     }
     print_results(live.results(true)?, &mut waiting, live.detector())?;

@@ -14,14 +14,18 @@ pub enum Corner {
 const BACKGROUND: Rgba = [0, 0, 0, 176];
 const INK: Rgba = [255, 255, 255, 255];
 
-/// The rectangles of some lines of text on a target of that size. What does not fit is left out: lines beyond the
-/// target's height, and characters beyond its width.
+/// The rectangles of some lines of text on a target of that size. What does not fit is left out: lines beyond the upper
+/// half of the target ([`Corner::TopLeft`], but the first) or beyond its height, and characters beyond its width.
 pub fn text_box(lines: &[String], target_px: [u32; 2], corner: Corner, atlas: &Atlas) -> Vec<Instance> {
     let [width, height] = target_px.map(|v| v.min(1 << 24) as i32);
     let (capital_px, descent_px) = (atlas.capital_px as i32, atlas.descent_px as i32);
     let pad_px = capital_px.div_euclid(2).max(2);
     let step_px = capital_px + 2 * descent_px + 1;
-    let room = ((height - 2 * pad_px - capital_px) / step_px.max(1) + 1).max(0) as usize;
+    let rows_in = |height: i32| ((height - 2 * pad_px - capital_px).div_euclid(step_px.max(1)) + 1).max(0) as usize;
+    let room = match corner {
+        Corner::TopLeft => rows_in(height / 2).max(1).min(rows_in(height)),
+        Corner::BottomLeft => rows_in(height),
+    };
     let lines = &lines[..lines.len().min(room)];
     if lines.is_empty() || width <= 2 * pad_px {
         return Vec::new();

@@ -82,11 +82,6 @@ impl Headless {
         Ok(())
     }
 
-    fn panel_lines(&self) -> Vec<String> {
-        let confidence = self.detector.decoder().score_threshold;
-        self.meter.lines(self.detector.backend(), self.detector.adapter(), confidence)
-    }
-
     #[cfg(not(feature = "gpu"))]
     fn push_to_gpu(&mut self, _: &Frame, _: [u32; 2]) -> Result<Option<FrameTimes>, Error> {
         Ok(None)
@@ -105,7 +100,7 @@ impl Headless {
             }
             self.offscreen = Some(made);
         }
-        let lines = (self.options.panel && self.meter.is_due()).then(|| self.panel_lines());
+        let lines = (self.options.panel && self.meter.is_due()).then(|| self.meter.panel(&self.detector));
         let Some(offscreen) = &mut self.offscreen else { return Ok(None) };
         if let Some(lines) = lines {
             let atlas = self.options.style.atlas(Placement::new([frame.width, frame.height], size_px).content_px);
@@ -138,7 +133,7 @@ impl Headless {
                 .collect();
             let mut list = layout::lay_out(&raw, &table, usize::MAX);
             if self.options.panel {
-                list.extend(text_box(&self.panel_lines(), size_px, Corner::TopLeft, &atlas));
+                list.extend(text_box(&self.meter.panel(&self.detector), size_px, Corner::TopLeft, &atlas));
             }
             rasterise(&mut shown, &list, &atlas).map_err(|e| Error::Input(e.to_string()))?;
             self.pictures.push_back(shown);

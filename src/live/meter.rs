@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::detector::StageTimes;
+use crate::detector::{Detector, StageTimes};
 
 /// How often the panel's text changes.
 pub const REFRESH: Duration = Duration::from_millis(250);
@@ -108,8 +108,17 @@ impl Meter {
         self.last_host_ms
     }
 
-    /// The panel's lines. `backend` is "gpu" or "cpu", `adapter` what computes.
-    pub fn lines(&self, backend: &str, adapter: &str, confidence: f32) -> Vec<String> {
+    /// The panel's lines for what this detector does.
+    pub fn panel(&self, detector: &Detector) -> Vec<String> {
+        let confidence = detector.decoder().score_threshold;
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = detector.session().gpu() {
+            return self.lines(&format!("GPU ({})", gpu.adapter.backend), &gpu.adapter.name, confidence);
+        }
+        self.lines("CPU", detector.adapter(), confidence)
+    }
+
+    fn lines(&self, backend: &str, adapter: &str, confidence: f32) -> Vec<String> {
         let mut lines = vec![format!("{:.1} fps  {:.1} ms", self.frames_per_second(), self.frame_ms.get())];
         if self.on_cpu {
             let [convert, infer, decode] = self.stages.map(Average::get);
@@ -124,7 +133,7 @@ impl Meter {
             self.host.get(),
             self.wait.get()
         ));
-        lines.push(format!("{}  conf {confidence:.2}  dropped {}", backend.to_uppercase(), self.dropped));
+        lines.push(format!("{backend}  conf {confidence:.2}  dropped {}", self.dropped));
         lines.push(shortened(adapter, 34));
         lines
     }
@@ -149,14 +158,14 @@ mod tests {
         assert_eq!(meter.frames_per_second(), 0.0, "one frame has no rate");
         meter.dropped = 3;
         meter.device_ms = Some([0.1, 2.0, 0.05, 0.2]);
-        let lines = meter.lines("gpu", &"x".repeat(50), 0.25);
+        let lines = meter.lines("GPU", &"x".repeat(50), 0.25);
         assert_eq!(lines[1], "convert 0.10  infer 2.00");
         assert_eq!(lines[3], "acquire 1.0  submit 0.2  wait 7.0");
         assert_eq!(lines[4], "GPU  conf 0.25  dropped 3");
         assert_eq!(lines[5].chars().count(), 34);
         let stages = StageTimes { convert: 1.0, marshal: 0.5, infer: 20.0, decode: 0.25, ..StageTimes::default() };
         meter.push(&FrameTimes { stages: Some(stages), ..FrameTimes::default() });
-        assert_eq!(meter.lines("cpu", "", 0.5)[1], "convert 1.5  infer 20.0  decode 0.2");
+        assert_eq!(meter.lines("CPU", "", 0.5)[1], "convert 1.5  infer 20.0  decode 0.2");
         assert!(meter.frames_per_second() > 0.0);
         meter.restart();
         assert_eq!((meter.dropped, meter.device_ms), (3, None));

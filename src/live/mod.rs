@@ -4,7 +4,6 @@
 //! shows the newest frame on a surface. Both draw through [`crate::gpu::LiveOverlay`], or on the CPU where there is no
 //! GPU, and show the same pixels.
 
-pub mod feed;
 pub mod headless;
 pub mod meter;
 mod placement;

@@ -1,23 +1,30 @@
-//! Where drawn frames go: a directory of PNG files.
+//! Where drawn frames go: a YUV4MPEG2 file, or a directory of PNG files.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use crate::acquire::{AcquireError, pictures};
+use crate::acquire::{AcquireError, pictures, y4m};
 use crate::frame::Frame;
 
-/// Takes drawn frames in their order.
-#[derive(Debug)]
+/// Takes drawn frames of one size in their order.
 pub enum Sink {
+    /// Made with the first frame, whose size it takes.
+    Video { path: PathBuf, rate: [u32; 2], writer: Option<y4m::Writer<BufWriter<File>>> },
     /// `000000.png`, `000001.png`, ...
     Directory { path: PathBuf, written: u64 },
 }
 
 impl Sink {
-    /// A directory, made if it is not there.
+    /// A video for a name that ends in `.y4m`, with `rate` frames a second (numerator, denominator); else a directory,
+    /// made if it is not there.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn open(path: &Path) -> Result<Sink, AcquireError> {
+    /// When the directory cannot be made.
+    pub fn open(path: &Path, rate: [u32; 2]) -> Result<Sink, AcquireError> {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("y4m")) {
+            return Ok(Sink::Video { path: path.to_path_buf(), rate, writer: None });
+        }
         std::fs::create_dir_all(path).map_err(|source| AcquireError::Write { path: path.to_path_buf(), source })?;
         Ok(Sink::Directory { path: path.to_path_buf(), written: 0 })
     }
@@ -26,20 +33,20 @@ impl Sink {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(&mut self, frame: &Frame) -> Result<(), AcquireError> {
+    pub fn write(&mut self, frame: Frame) -> Result<(), AcquireError> {
         match self {
+            Sink::Video { path, rate, writer } => {
+                let writer = match writer {
+                    Some(writer) => writer,
+                    None => writer.insert(y4m::Writer::create(path, [frame.width, frame.height], *rate)?),
+                };
+                writer.write(frame)
+            }
             Sink::Directory { path, written } => {
-                pictures::save(&path.join(format!("{written:06}.png")), frame)?;
+                pictures::save(&path.join(format!("{written:06}.png")), &frame)?;
                 *written += 1;
                 Ok(())
             }
-        }
-    }
-
-    /// Frames so far.
-    pub fn written(&self) -> u64 {
-        match self {
-            Sink::Directory { written, .. } => *written,
         }
     }
 
@@ -48,6 +55,9 @@ impl Sink {
     /// # Errors
     /// When the last bytes cannot be written.
     pub fn finish(self) -> Result<(), AcquireError> {
-        Ok(())
+        match self {
+            Sink::Video { writer: Some(writer), .. } => writer.finish(),
+            _ => Ok(()),
+        }
     }
 }

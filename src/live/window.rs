@@ -15,9 +15,9 @@ use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop};
 use winit::keyboard::{Key, NamedKey};
 use winit::window::{Fullscreen, Window, WindowId};
 
-use super::feed::{Fed, Feed, Pace};
-use super::meter::FrameTimes;
+use super::meter::{FrameTimes, REFRESH};
 use super::{CONFIDENCE, CONFIDENCE_STEP, FrameResult, KEYS, Meter, Placement};
+use crate::acquire::capture::{Capture, CaptureOptions, Captured, Event, Pace, Reopen};
 use crate::acquire::{Picture, Source, pictures};
 use crate::decode::DecodeOptions;
 use crate::detector::Detector;
@@ -47,12 +47,33 @@ pub struct WindowOptions {
     /// Size in physical pixels; `None`: the first picture's.
     pub size_px: Option<[u32; 2]>,
     pub pace: Pace,
+    /// For cameras: how to open the source again after it went away.
+    pub reopen: Option<Reopen>,
     /// Stay at the source's end, for pictures.
     pub stays: bool,
     /// Close after so many frames.
     pub frames: Option<u64>,
     /// Where `s` saves to.
     pub directory: PathBuf,
+}
+
+impl Default for WindowOptions {
+    /// The newest picture of the source at its own rate, with the panel, until the source ends.
+    fn default() -> WindowOptions {
+        WindowOptions {
+            decode: DecodeOptions::default(),
+            session: SessionOptions::default(),
+            style: Style::default(),
+            panel: true,
+            profile: false,
+            size_px: None,
+            pace: Pace::Newest,
+            reopen: None,
+            stays: false,
+            frames: None,
+            directory: PathBuf::from("."),
+        }
+    }
 }
 
 /// Gets detections with the name of their picture and the backend that found them.
@@ -87,9 +108,9 @@ struct App {
     model: Model,
     options: WindowOptions,
     on_result: Option<OnResult>,
-    feed: Feed,
-    next: Option<(Box<Picture>, f64)>,
-    last: Option<Box<Picture>>,
+    capture: Capture,
+    next: Option<(Picture, f64)>,
+    last: Option<Picture>,
     origins: VecDeque<String>,
     window: Option<Arc<Window>>,
     view: Option<View>,
@@ -106,10 +127,15 @@ struct App {
     /// The last frame must be inferred again, as the threshold or the backend changed while paused.
     is_stale: bool,
     has_ended: bool,
+    /// Frames came since the panel's text was made.
+    text_is_old: bool,
     message: Option<(String, Instant)>,
     saves: u64,
     reopened: Vec<Instant>,
     error: Option<Error>,
+    /// The last error of the source; it counts if the source ends.
+    trouble: Option<Error>,
+    is_connected: bool,
     mapped_before: u64,
 }
 
@@ -121,13 +147,13 @@ struct App {
 pub fn run(
     model: Model,
     mut source: Box<dyn Source>,
-    options: WindowOptions,
+    mut options: WindowOptions,
     on_result: Option<OnResult>,
 ) -> Result<WindowReport, Error> {
     // The first picture gives the window its size; and a source that has none needs no window.
     let begin = Instant::now();
     let first = match source.next() {
-        Some(picture) => Box::new(picture?),
+        Some(picture) => picture?,
         None => return Err(Error::Input("the source ended before its first frame".into())),
     };
     let acquire_ms = begin.elapsed().as_secs_f64() * 1e3;
@@ -135,15 +161,21 @@ pub fn run(
         .build()
         .map_err(|e| Error::Input(format!("no window system: {e}; use --headless")))?;
     let proxy = event_loop.create_proxy();
-    let feed = Feed::start(source, options.pace, move || {
-        // The loop may have ended already.
-        let _ = proxy.send_event(());
-    });
+    let capture_options = CaptureOptions {
+        reopen: options.reopen.take(),
+        notify: Some(Box::new(move || {
+            // The loop may have ended already.
+            let _ = proxy.send_event(());
+        })),
+        ..CaptureOptions::new(options.pace)
+    };
+    let capture = Capture::start(source, capture_options)
+        .map_err(|e| Error::Input(format!("the system gives no thread for the source: {e}")))?;
     let mut app = App {
         model,
         options,
         on_result,
-        feed,
+        capture,
         next: Some((first, acquire_ms)),
         last: None,
         origins: VecDeque::new(),
@@ -160,10 +192,13 @@ pub fn run(
         tried: Instant::now(),
         is_stale: false,
         has_ended: false,
+        text_is_old: false,
         message: None,
         saves: 0,
         reopened: Vec::new(),
         error: None,
+        trouble: None,
+        is_connected: true,
         mapped_before: 0,
     };
     event_loop.run_app(&mut app).map_err(|e| Error::Input(format!("the window system failed: {e}")))?;
@@ -175,9 +210,10 @@ impl App {
         if !matches!(self.error, Some(Error::Gpu(_))) {
             self.deliver(true)?;
         }
-        self.report.dropped = self.feed.dropped();
+        self.report.dropped = self.capture.dropped();
         self.report.map_operations = self.mapped_before + self.view.as_ref().map_or(0, |v| v.gpu.map_operations());
-        match self.error.take() {
+        let trouble = self.trouble.take().filter(|_| self.has_ended);
+        match self.error.take().or(trouble) {
             Some(error) => Err(error),
             None => Ok(self.report),
         }
@@ -285,15 +321,20 @@ impl App {
         if self.next.is_some() || self.is_paused || self.has_ended {
             return;
         }
-        match self.feed.take() {
-            Fed::Picture(picture, acquire_ms) => self.next = Some((picture, acquire_ms)),
-            Fed::Nothing => {}
-            Fed::Trouble(error) => {
+        match self.capture.take() {
+            Event::Frame(Captured { picture, acquire_ms, .. }) => self.next = Some((picture, acquire_ms)),
+            Event::Waiting => {}
+            Event::Failed(error) => {
                 self.say(error.to_string());
-                self.error = Some(error.into());
+                self.trouble = Some(error.into());
+                // There may be more to take.
                 self.request_redraw();
             }
-            Fed::End => self.has_ended = true,
+            Event::Ended => self.has_ended = true,
+        }
+        if self.is_connected != self.capture.is_connected() {
+            self.is_connected = !self.is_connected;
+            self.say(if self.is_connected { "the camera is back".into() } else { "waiting for the camera".into() });
         }
     }
 
@@ -383,13 +424,14 @@ impl App {
         }
         if let Some(acquire) = acquire_ms {
             self.report.frames += 1;
+            self.text_is_old = true;
             let n = self.report.frames as f64;
             self.report.host_ms += (drawn.host_ms - self.report.host_ms) / n;
             let stages = (!self.on_gpu || drawn.host_decoded).then_some(drawn.ms);
             let wait = drawn.wait_ms + surface_ms;
             self.meter.push(&FrameTimes { acquire, host: drawn.host_ms, wait, stages });
             self.meter.device_ms = view.overlay.device_times().map(|t| [t.convert, t.infer, t.decode, t.draw]);
-            self.meter.dropped = self.feed.dropped();
+            self.meter.dropped = self.capture.dropped();
             if drawn.host_decoded && drawn.frame == 0 {
                 log::warn!(
                     "the shaders cannot decode this network as asked: frames are read back and decoded on the host"
@@ -459,7 +501,7 @@ impl App {
         let Some(detector) = detector else { return Ok(()) };
         let mut lines = Vec::new();
         if self.options.panel {
-            lines = self.meter.lines(detector.backend(), detector.adapter(), detector.decoder().score_threshold);
+            lines = self.meter.panel(detector);
         }
         if self.is_paused {
             lines.push("paused".into());
@@ -471,8 +513,14 @@ impl App {
         let mut list = text_box(&lines, size_px, Corner::TopLeft, &atlas);
         if self.shows_help {
             let help: Vec<String> = KEYS.iter().map(|(key, what)| format!("{key}: {what}")).collect();
-            list.extend(text_box(&help, size_px, Corner::BottomLeft, &atlas));
+            let help = text_box(&help, size_px, Corner::BottomLeft, &atlas);
+            let overlap = help.first().zip(list.first()).is_some_and(|(h, p)| h.rect_px[1] < p.rect_px[3]);
+            if overlap {
+                list.clear();
+            }
+            list.extend(help);
         }
+        self.text_is_old = false;
         view.overlay.set_text(&list)?;
         Ok(())
     }
@@ -511,6 +559,7 @@ impl App {
             "q" | "Q" => event_loop.exit(),
             " " => {
                 self.is_paused = !self.is_paused;
+                self.capture.set_paused(self.is_paused);
                 self.meter.pause();
             }
             "s" | "S" => self.save()?,
@@ -664,7 +713,8 @@ impl ApplicationHandler for App {
             }
             Some(HIDDEN)
         } else {
-            self.message.as_ref().map(|(_, since)| MESSAGE.saturating_sub(since.elapsed()) + HIDDEN)
+            let message = self.message.as_ref().map(|(_, since)| MESSAGE.saturating_sub(since.elapsed()) + REFRESH);
+            if self.text_is_old { Some(REFRESH) } else { message }
         };
         event_loop.set_control_flow(match wakes {
             Some(after) => ControlFlow::WaitUntil(Instant::now() + after),
