@@ -1,15 +1,23 @@
 //! Stage 1: where pictures come from.
 //!
-//! A [`Source`] gives one [`Picture`] after the other. [`open`] turns the words of a command line into a source; kinds of
-//! sources are listed there and live in a file each.
+//! A [`Source`] gives one [`Picture`] after the other. [`open`] turns the words of a command line into a source of
+//! pictures, [`open_live`] one word into a source of any kind; kinds of sources are listed there and live in a file each.
+//! [`capture::Capture`] runs a source on a thread of its own.
 
+mod camera;
+pub mod capture;
+pub mod mjpeg;
+pub mod pattern;
 pub mod pictures;
+pub mod y4m;
 
 use std::collections::VecDeque;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::frame::{Frame, MAX_SIDE_PX};
+use crate::frame::{Colour, Frame, MAX_SIDE_PX};
 
 /// A frame and where it came from.
 #[derive(Clone, Debug)]
@@ -26,6 +34,35 @@ pub trait Source: Send {
 
     /// How many pictures are still to come, errors included, where that is known.
     fn len_hint(&self) -> Option<usize>;
+
+    /// Pictures per second as numerator and denominator, both positive, where the source says how fast it wants to be
+    /// shown.
+    fn frame_rate(&self) -> Option<[u32; 2]> {
+        None
+    }
+
+    /// True when frames come whether anybody takes them or not: a camera.
+    fn is_live(&self) -> bool {
+        false
+    }
+}
+
+/// What [`open_live`] is to know besides the source's name.
+#[derive(Clone, Debug)]
+pub struct LiveOptions {
+    /// How long a picture of a slide show stands.
+    pub slide: Duration,
+    /// What Y, U and V mean, for sources that don't say it or say it wrongly. Without it: what the stream says, else
+    /// limited range and the matrix by size ([`Colour::of_video`]).
+    pub colour: Option<Colour>,
+    /// The size to ask a camera for; it gives the nearest it has.
+    pub camera_px: [u32; 2],
+}
+
+impl Default for LiveOptions {
+    fn default() -> Self {
+        LiveOptions { slide: Duration::from_secs(2), colour: None, camera_px: [640, 480] }
+    }
 }
 
 /// What goes wrong on the way of a picture in, or out to a file.
@@ -54,6 +91,16 @@ pub enum AcquireError {
     Decode { path: PathBuf, reason: String },
     #[error("'{}' has no picture extension: end the name in .jpg, .png, .webp or .bmp", path.display())]
     Extension { path: PathBuf },
+    #[error(
+        "'{origin}' ends in the middle of a frame, after {complete_frames} complete frames: what wrote it was stopped, or the file is cut off"
+    )]
+    CutOff { origin: String, complete_frames: u64 },
+    #[error("'{origin}' cannot be read as video: {reason}")]
+    Stream { origin: String, reason: String },
+    #[error("'{input}' is no source: {reason}")]
+    Options { input: String, reason: String },
+    #[error("camera {index}: {reason}")]
+    Camera { index: u32, reason: String },
     #[error("cannot write '{}': {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot write '{}': {reason}", path.display())]
@@ -82,6 +129,92 @@ pub fn open(inputs: &[String]) -> Result<Box<dyn Source>, AcquireError> {
         }
     }
     Ok(Box::new(pictures::Pictures::new(paths)))
+}
+
+/// Opens one source of any kind:
+///
+/// - `pattern:` or `pattern:640x480`: [`pattern::Pattern`];
+/// - `camera:0`: a camera by its number (feature `camera`);
+/// - `-`: standard input, YUV4MPEG2 or Motion-JPEG by its first bytes;
+/// - a directory of pictures, or a picture: a slide show;
+/// - a file or a named pipe of YUV4MPEG2 (by content), or of Motion-JPEG (`.mjpeg`, `.mjpg`, or a pipe).
+///
+/// Waits for the first bytes of a pipe.
+///
+/// # Errors
+/// When there is no such source, or what it begins with can't be read.
+pub fn open_live(uri: &str, options: &LiveOptions) -> Result<Box<dyn Source>, AcquireError> {
+    if let Some(words) = uri.strip_prefix("pattern:") {
+        let scene = pattern::Pattern::parse(words)
+            .map_err(|reason| AcquireError::Options { input: uri.to_string(), reason })?;
+        return Ok(Box::new(scene));
+    }
+    if let Some(number) = uri.strip_prefix("camera:") {
+        let index = if number.is_empty() { Ok(0) } else { number.parse() };
+        let index = index.map_err(|_| AcquireError::Options {
+            input: uri.to_string(),
+            reason: "a camera is named by its number, as in 'camera:0'".to_string(),
+        })?;
+        return camera::open(index, options);
+    }
+    if uri == "-" {
+        return open_stream(Box::new(io::stdin()), "standard input", options);
+    }
+    let path = Path::new(uri);
+    let failed = |source| AcquireError::Read { path: path.to_path_buf(), source };
+    let found = match std::fs::metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && names_a_scheme(uri) => {
+            let reason = "kinds of sources are pattern:, camera:N, '-' for standard input, and paths of pictures, \
+                          directories, .y4m and .mjpeg files";
+            return Err(AcquireError::Options { input: uri.to_string(), reason: reason.to_string() });
+        }
+        Err(e) => return Err(failed(e)),
+    };
+    let slide_show = |paths| -> Result<Box<dyn Source>, AcquireError> {
+        Ok(Box::new(pictures::Pictures::new(paths).with_slide(options.slide)))
+    };
+    if found.is_dir() {
+        return slide_show(pictures::in_directory(path)?.into());
+    }
+    let file = File::open(path).map_err(failed)?;
+    if !found.is_file() {
+        return open_stream(Box::new(file), uri, options);
+    }
+    let mut head = Vec::new();
+    (&file).take(y4m::MAGIC.len() as u64).read_to_end(&mut head).map_err(failed)?;
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if head == y4m::MAGIC || ["mjpeg", "mjpg", "y4m"].contains(&extension.as_str()) {
+        return open_stream(Box::new(Cursor::new(head).chain(file)), uri, options);
+    }
+    slide_show(VecDeque::from([path.to_path_buf()]))
+}
+
+/// A stream by its first bytes.
+fn open_stream(
+    mut stream: Box<dyn Read + Send>,
+    origin: &str,
+    options: &LiveOptions,
+) -> Result<Box<dyn Source>, AcquireError> {
+    let mut head = Vec::new();
+    (&mut stream)
+        .take(y4m::MAGIC.len() as u64)
+        .read_to_end(&mut head)
+        .map_err(|source| AcquireError::Read { path: PathBuf::from(origin), source })?;
+    let origin = origin.to_string();
+    if head.starts_with(&[0xff, 0xd8]) {
+        return Ok(Box::new(mjpeg::Reader::new(BufReader::new(Cursor::new(head).chain(stream)), origin)));
+    }
+    if head == y4m::MAGIC {
+        let reader = BufReader::with_capacity(1 << 16, Cursor::new(head).chain(stream));
+        return Ok(Box::new(y4m::Reader::new(reader, origin, options.colour)?));
+    }
+    let reason = if head.is_empty() {
+        "it is empty: not a single byte came"
+    } else {
+        "it begins neither as YUV4MPEG2 nor as JPEG; with FFmpeg: ffmpeg -i INPUT -pix_fmt yuv420p -f yuv4mpegpipe -"
+    };
+    Err(AcquireError::Stream { origin, reason: reason.to_string() })
 }
 
 /// `-`, `camera:0`, `pattern:`, `https://...`; a single letter is a Windows drive.

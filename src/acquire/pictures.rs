@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use image::codecs::{bmp::BmpEncoder, jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
 use image::{
@@ -30,11 +31,18 @@ const HEAD_BYTES: u64 = 16;
 #[derive(Debug)]
 pub struct Pictures {
     paths: VecDeque<PathBuf>,
+    slide: Option<Duration>,
 }
 
 impl Pictures {
     pub fn new(paths: VecDeque<PathBuf>) -> Pictures {
-        Pictures { paths }
+        Pictures { paths, slide: None }
+    }
+
+    /// A slide show: each picture stands that long.
+    #[must_use]
+    pub fn with_slide(self, slide: Duration) -> Pictures {
+        Pictures { slide: Some(slide), ..self }
     }
 }
 
@@ -47,6 +55,11 @@ impl Source for Pictures {
 
     fn len_hint(&self) -> Option<usize> {
         Some(self.paths.len())
+    }
+
+    fn frame_rate(&self) -> Option<[u32; 2]> {
+        let ms = self.slide?.as_millis().clamp(1, u128::from(u32::MAX));
+        Some([1000, ms as u32])
     }
 }
 
@@ -119,6 +132,11 @@ pub fn load(path: &Path) -> Result<Frame, AcquireError> {
         return Err(too_large(bytes.len() as u64));
     }
     decode(path, format, &bytes)
+}
+
+/// Decodes a picture of a stream that is known to be a whole JPEG; `path` is for messages.
+pub(super) fn decode_jpeg(path: &Path, bytes: &[u8]) -> Result<Frame, AcquireError> {
+    decode(path, ImageFormat::Jpeg, bytes)
 }
 
 fn decode(path: &Path, format: ImageFormat, bytes: &[u8]) -> Result<Frame, AcquireError> {
