@@ -83,16 +83,19 @@ fn chart(runs: &[Run]) -> Result<Frame, Box<dyn std::error::Error>> {
         let top = 20 + row * 100;
         let right = 20 + (860.0 * ms / longest) as i32;
         let colour = [[90, 200, 120, 255], [90, 140, 220, 255]][row as usize % 2];
-        let bar = Instance { rect_px: [20, top + 30, right.max(21), top + 70], texel_px: [0, 0], colour, source: SOLID };
+        let bar =
+            Instance { rect_px: [20, top + 30, right.max(21), top + 70], texel_px: [0, 0], colour, source: SOLID };
         let mut list = vec![bar];
         let label = format!("{}: {ms:.2} ms a frame, {:.1} fps", run.name, 1e3 / ms);
         // The text box stands in a corner; here it stands above its bar.
-        list.extend(text_box(&[label], [SIZE[0] - 20, SIZE[1]], Corner::TopLeft, &atlas).into_iter().skip(1).map(|mut i| {
-            for (k, by) in [(0, 14), (1, top), (2, 14), (3, top)] {
-                i.rect_px[k] += by;
-            }
-            i
-        }));
+        list.extend(text_box(&[label], [SIZE[0] - 20, SIZE[1]], Corner::TopLeft, &atlas).into_iter().skip(1).map(
+            |mut i| {
+                for (k, by) in [(0, 14), (1, top), (2, 14), (3, top)] {
+                    i.rect_px[k] += by;
+                }
+                i
+            },
+        ));
         rasterise(&mut picture, &list, &atlas)?;
     }
     Ok(picture)

@@ -59,7 +59,10 @@ pub struct Args {
 
 impl Args {
     fn live_options(&self) -> LiveOptions {
-        LiveOptions { camera_px: self.camera_size.map_or([640, 480], |size| size.map(|v| v as u32)), ..Default::default() }
+        LiveOptions {
+            camera_px: self.camera_size.map_or([640, 480], |size| size.map(|v| v as u32)),
+            ..Default::default()
+        }
     }
 
     fn uri(&self) -> &str {
@@ -79,6 +82,9 @@ impl Args {
 }
 
 pub fn run(args: &Args) -> Result<(), CliError> {
+    if args.json && args.output.as_deref() == Some(std::path::Path::new("-")) {
+        return Err(CliError::Usage("--json and -o - both write to standard output".into()));
+    }
     // A source that is not there is told before the network is loaded.
     let source = args.open()?;
     if args.headless { headless(args, source) } else { window(args, source) }

@@ -1,7 +1,6 @@
 //! Where drawn frames go: a YUV4MPEG2 file, or a directory of PNG files.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::acquire::{AcquireError, pictures, y4m};
@@ -10,19 +9,19 @@ use crate::frame::Frame;
 /// Takes drawn frames of one size in their order.
 pub enum Sink {
     /// Made with the first frame, whose size it takes.
-    Video { path: PathBuf, rate: [u32; 2], writer: Option<y4m::Writer<BufWriter<File>>> },
+    Video { path: PathBuf, rate: [u32; 2], writer: Option<y4m::Writer<Box<dyn Write + Send>>> },
     /// `000000.png`, `000001.png`, ...
     Directory { path: PathBuf, written: u64 },
 }
 
 impl Sink {
-    /// A video for a name that ends in `.y4m`, with `rate` frames a second (numerator, denominator); else a directory,
+    /// A video for a name that ends in `.y4m` and on standard output for `-`, with `rate` frames a second (numerator, denominator); else a directory,
     /// made if it is not there.
     ///
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(path: &Path, rate: [u32; 2]) -> Result<Sink, AcquireError> {
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("y4m")) {
+        if path == Path::new("-") || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("y4m")) {
             return Ok(Sink::Video { path: path.to_path_buf(), rate, writer: None });
         }
         std::fs::create_dir_all(path).map_err(|source| AcquireError::Write { path: path.to_path_buf(), source })?;

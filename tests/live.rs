@@ -1,0 +1,191 @@
+//! The live view: what it draws on the GPU is what the CPU draws, nothing is read back in its loop, and nothing grows.
+
+#![cfg(feature = "gpu")]
+
+use std::sync::Arc;
+
+use eyas::acquire::Source;
+use eyas::acquire::pattern::{Pattern, PatternScene};
+use eyas::draw::Style;
+use eyas::gpu::live::{LiveOverlay, Target};
+use eyas::gpu::{Gpu, offscreen, test_gpu};
+use eyas::live::headless::HeadlessOptions;
+use eyas::live::{FrameResult, Headless};
+use eyas::{Backend, DecodeOptions, Detector, Frame, Model, PixelFormat, Session, SessionOptions};
+
+fn model() -> Model {
+    Model::from_onnx(include_bytes!("../models/shapes.onnx"), "shapes.onnx").expect("the network loads")
+}
+
+fn on_gpu(gpu: &Arc<Gpu>, options: &DecodeOptions) -> Detector {
+    let model = model();
+    let session = Session::on_device(&model, Arc::clone(gpu), None).expect("a session");
+    Detector::with_session(session, model.decoder(options).expect("a decoder")).expect("a detector")
+}
+
+fn on_cpu(options: &DecodeOptions) -> Detector {
+    let device = SessionOptions { backend: Backend::Cpu, threads: Some(1), ..SessionOptions::default() };
+    Detector::new(&model(), options, &device).expect("a detector")
+}
+
+fn frames(count: usize, width: u32, height: u32) -> Vec<Frame> {
+    let mut pattern = Pattern::new(PatternScene::new(width, height).expect("a scene"));
+    (0..count).map(|_| pattern.next().expect("a frame").expect("a frame").frame).collect()
+}
+
+/// The drawn pictures and the detections of a clip.
+fn play(detector: Detector, size_px: Option<[u32; 2]>, clip: &[Frame]) -> (Vec<Frame>, Vec<FrameResult>) {
+    let options = HeadlessOptions { pictures: true, results: true, ..HeadlessOptions::default() };
+    let mut live = Headless::new(detector, size_px, options);
+    let (mut pictures, mut results) = (Vec::new(), Vec::new());
+    for frame in clip {
+        live.push(frame, 0.0).expect("a frame goes through");
+        pictures.extend(std::iter::from_fn(|| live.picture(false).expect("a picture")));
+        results.extend(live.results(false).expect("results"));
+    }
+    pictures.extend(std::iter::from_fn(|| live.picture(true).expect("a picture")));
+    results.extend(live.results(true).expect("results"));
+    (pictures, results)
+}
+
+/// Boxes of both within a hundredth of a pixel, scores within 1e-4.
+fn same_results(a: &[FrameResult], b: &[FrameResult]) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!((a.frame, a.picture_px, a.detections.len()), (b.frame, b.picture_px, b.detections.len()));
+        for (x, y) in a.detections.iter().zip(&b.detections) {
+            assert_eq!((x.class, &x.label), (y.class, &y.label));
+            assert!((x.score - y.score).abs() < 1e-4, "{x:?} {y:?}");
+            assert!(x.bounds.iter().zip(&y.bounds).all(|(p, q)| (p - q).abs() < 0.05), "{x:?} {y:?}");
+        }
+    }
+}
+
+/// The share of pixels whose channels differ by no more than `levels`.
+fn agreement(a: &Frame, b: &Frame, levels: u8) -> f64 {
+    assert_eq!((a.width, a.height, a.bytes.len()), (b.width, b.height, b.bytes.len()));
+    let pixels = a.bytes.chunks_exact(3).zip(b.bytes.chunks_exact(3));
+    let same = pixels.filter(|(p, q)| p.iter().zip(*q).all(|(x, y)| x.abs_diff(*y) <= levels)).count();
+    same as f64 / (a.bytes.len() / 3) as f64
+}
+
+#[test]
+fn gpu_and_cpu_show_the_same() {
+    let Some(gpu) = test_gpu() else { return };
+    let options = DecodeOptions::default();
+    let mut clip = frames(4, 320, 240);
+    // Another size in between, as in a directory of pictures, and another format.
+    clip.insert(2, frames(1, 203, 150).remove(0));
+    let gray = clip[1].bytes.chunks_exact(3).map(|p| p[1]).collect();
+    clip.push(Frame::new(320, 240, PixelFormat::Gray8, gray).expect("a frame"));
+    for size_px in [None, Some([200, 150]), Some([401, 223])] {
+        let (gpu_pictures, gpu_results) = play(on_gpu(&gpu, &options), size_px, &clip);
+        let (cpu_pictures, cpu_results) = play(on_cpu(&options), size_px, &clip);
+        same_results(&gpu_results, &cpu_results);
+        assert!(gpu_results.iter().any(|r| !r.detections.is_empty()), "the pattern shows shapes");
+        assert_eq!(gpu_pictures.len(), clip.len());
+        assert_eq!(cpu_pictures.len(), clip.len());
+        for (i, (a, b)) in gpu_pictures.iter().zip(&cpu_pictures).enumerate() {
+            // An edge may fall on the other side of half a pixel, and interpolation rounds.
+            let share = agreement(a, b, 2);
+            assert!(share > 0.995, "frame {i} at {size_px:?}: {share}");
+        }
+    }
+}
+
+#[test]
+fn classes_that_were_not_asked_for_are_not_drawn() {
+    let Some(gpu) = test_gpu() else { return };
+    let options = DecodeOptions { classes: Some(vec!["circle".into()]), ..DecodeOptions::default() };
+    let clip = frames(2, 320, 240);
+    let (gpu_pictures, results) = play(on_gpu(&gpu, &options), None, &clip);
+    let (cpu_pictures, _) = play(on_cpu(&options), None, &clip);
+    assert!(results.iter().flat_map(|r| &r.detections).all(|d| d.label == "circle"));
+    for (a, b) in gpu_pictures.iter().zip(&cpu_pictures) {
+        assert!(agreement(a, b, 2) > 0.995);
+    }
+}
+
+#[test]
+fn what_only_the_host_decodes_is_shown_too() {
+    let Some(gpu) = test_gpu() else { return };
+    let options = DecodeOptions { multi_label: true, ..DecodeOptions::default() };
+    let clip = frames(2, 160, 120);
+    let (gpu_pictures, gpu_results) = play(on_gpu(&gpu, &options), None, &clip);
+    let (cpu_pictures, cpu_results) = play(on_cpu(&options), None, &clip);
+    same_results(&gpu_results, &cpu_results);
+    for (a, b) in gpu_pictures.iter().zip(&cpu_pictures) {
+        assert!(agreement(a, b, 2) > 0.995);
+    }
+}
+
+/// Opens a device of its own: the shared one counts what other tests read back.
+fn own_gpu() -> Option<Arc<Gpu>> {
+    let shared = test_gpu()?;
+    let (_, adapter) = shared.origin.as_ref()?;
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+        required_limits: adapter.limits(),
+        ..wgpu::DeviceDescriptor::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
+    Some(Gpu::from_device(device, queue))
+}
+
+/// Open handles and resident bytes of this process, where the system tells.
+fn footprint() -> Option<(usize, u64)> {
+    let handles = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split_whitespace().nth(1)?.parse().ok()?;
+    Some((handles, pages * 4096))
+}
+
+#[test]
+fn nothing_is_read_back_and_nothing_grows() {
+    let Some(gpu) = own_gpu() else { return };
+    let detector = on_gpu(&gpu, &DecodeOptions::default());
+    let clip = frames(5, 96, 64);
+    let mut live = Headless::new(detector, None, HeadlessOptions { panel: true, ..HeadlessOptions::default() });
+    let mut before = None;
+    for i in 0..400 {
+        live.push(&clip[i % clip.len()], 0.0).expect("a frame goes through");
+        if i == 150 {
+            before = footprint();
+        }
+    }
+    live.finish().expect("all is drawn");
+    assert_eq!(live.map_operations(), [0, 0]);
+    if let (Some((handles, bytes)), Some((handles_after, bytes_after))) = (before, footprint()) {
+        // Other tests of this process run meanwhile; a leak of a frame's buffers would be 10 MB here.
+        assert!(bytes_after < bytes + (64 << 20), "{bytes} bytes before, {bytes_after} after");
+        assert!(handles_after <= handles + 50, "{handles} handles before, {handles_after} after");
+    }
+}
+
+#[test]
+fn draws_again_after_another_backend_and_on_a_hosts_texture() {
+    let Some(gpu) = own_gpu() else { return };
+    let format = wgpu::TextureFormat::Bgra8Unorm;
+    let options = DecodeOptions::default();
+    let (mut first, mut second) = (on_gpu(&gpu, &options), on_cpu(&options));
+    let mut overlay = LiveOverlay::new(Arc::clone(&gpu), format, Style::default()).expect("an overlay");
+    let size_px = [160, 120];
+    let texture = offscreen::canvas(&gpu, size_px, format).expect("a texture");
+    let view = texture.create_view(&wgpu::TextureViewDescriptor::default());
+    let target = Target { view: &view, size_px };
+    assert!(overlay.draw(&mut first, None, target, |_| ()).is_err(), "nothing to draw again yet");
+    let frame = &frames(1, 320, 240)[0];
+    let has_timestamps = overlay.measure_passes().expect("a timer");
+    let mut shown = Vec::new();
+    for detector in [&mut first, &mut second] {
+        overlay.draw(detector, Some(frame), target, |_| ()).expect("drawn");
+        shown.push(offscreen::snapshot(&mut overlay, detector, size_px, format).expect("a picture"));
+        shown.push(offscreen::snapshot(&mut overlay, detector, [320, 240], format).expect("a picture"));
+    }
+    assert!(agreement(&shown[0], &shown[2], 2) > 0.995);
+    assert!(agreement(&shown[1], &shown[3], 2) > 0.995);
+    if has_timestamps {
+        overlay.draw(&mut first, Some(frame), target, |_| ()).expect("drawn");
+        let times = overlay.device_times().expect("times of the first frame");
+        assert!(times.infer > 0.0 && times.draw > 0.0, "{times:?}");
+    }
+}
