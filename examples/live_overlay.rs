@@ -26,6 +26,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = WindowOptions { session, ..WindowOptions::default() };
 
     let report = window::run(model, eyas::acquire::open_live(source, &Default::default())?, options, None)?;
-    println!("{} frames, {} dropped, {} map operations", report.frames, report.dropped, report.map_operations);
+    println!("{} frames shown, {} dropped; {}", report.frames, report.dropped, report.map_operations);
     Ok(())
 }

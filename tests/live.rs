@@ -10,7 +10,7 @@ use eyas::draw::Style;
 use eyas::gpu::live::{LiveOverlay, Target};
 use eyas::gpu::{Gpu, offscreen, test_gpu};
 use eyas::live::headless::HeadlessOptions;
-use eyas::live::{FrameResult, Headless};
+use eyas::live::{FrameResult, Headless, MapOperations};
 use eyas::{Backend, DecodeOptions, Detector, Frame, Model, PixelFormat, Session, SessionOptions};
 
 fn model() -> Model {
@@ -153,7 +153,7 @@ fn nothing_is_read_back_and_nothing_grows() {
         }
     }
     live.finish().expect("all is drawn");
-    assert_eq!(live.map_operations(), [0, 0]);
+    assert_eq!(live.map_operations(), MapOperations::default());
     if let (Some((handles, bytes)), Some((handles_after, bytes_after))) = (before, footprint()) {
         // Other tests of this process run meanwhile; a leak of a frame's buffers would be 10 MB here.
         assert!(bytes_after < bytes + (64 << 20), "{bytes} bytes before, {bytes_after} after");

@@ -129,7 +129,7 @@ fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
         report.dropped,
         report.host_ms
     );
-    log::info!("map operations and copies to the host: {} in the loop", report.map_operations);
+    log::info!("{}", report.map_operations);
     Ok(())
 }
 
@@ -273,17 +273,12 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
     if let Some(sink) = sink {
         sink.finish().map_err(Error::from)?;
     }
-    let [in_loop, for_output] = live.map_operations();
     log::info!(
         "{frames} frames in {seconds:.2} s: {:.1} a second; submitting took {:.3} ms of the host a frame",
         frames as f64 / seconds.max(1e-9),
         host_ms / frames.saturating_sub(WARM_UP).max(1) as f64
     );
-    log::info!(
-        "map operations and copies to the host: {in_loop} in the loop of {frames} frames ({:.2} a frame), and \
-         {for_output} for the output",
-        in_loop as f64 / frames.max(1) as f64
-    );
+    log::info!("{}", live.map_operations());
     match (failure, frames) {
         (Some(e), 0) => Err(Error::from(e).into()),
         (Some(e), n) => Err(CliError::Runtime(format!("{e} (after {n} complete frames)"))),

@@ -175,6 +175,11 @@ impl LiveOverlay {
         Ok(self.timer.is_some())
     }
 
+    /// Map operations of [`LiveOverlay::measure_passes`] so far.
+    pub fn statistics_reads(&self) -> u64 {
+        self.timer.as_ref().map_or(0, |timer| timer.reads)
+    }
+
     /// The last measured times of [`LiveOverlay::measure_passes`].
     pub fn device_times(&self) -> Option<DeviceTimes> {
         let &[convert, infer, decode, draw] = self.timer.as_ref()?.last_ms()? else { return None };
@@ -344,7 +349,7 @@ impl LiveOverlay {
             }
             after(encoder);
         })?;
-        if let Some(timer) = timer {
+        if timed && let Some(timer) = &mut self.timer {
             timer.map(&self.gpu)?;
         }
         if let (Some(readback), Some((_, letterbox))) = (readback, convert) {

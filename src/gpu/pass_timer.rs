@@ -12,6 +12,8 @@ pub(super) struct PassTimer {
     passes: u32,
     is_under_way: bool,
     last_ms: Option<Vec<f64>>,
+    /// Results that were brought back.
+    pub(super) reads: u64,
 }
 
 impl PassTimer {
@@ -33,7 +35,7 @@ impl PassTimer {
             (queries, resolved)
         })?;
         let readback = Readback::new(gpu, &[(&resolved, 0, size as usize)])?;
-        Ok(PassTimer { queries, resolved, readback, passes, is_under_way: false, last_ms: None })
+        Ok(PassTimer { queries, resolved, readback, passes, is_under_way: false, last_ms: None, reads: 0 })
     }
 
     /// Whether this frame can be measured; if so, it must be, and [`PassTimer::map`] called.
@@ -64,7 +66,8 @@ impl PassTimer {
     }
 
     /// After the submission.
-    pub(super) fn map(&self, gpu: &Gpu) -> Result<(), GpuError> {
+    pub(super) fn map(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
+        self.reads += 1;
         self.readback.map(gpu)
     }
 

@@ -7,7 +7,7 @@ use crate::draw::{Style, layout, rasterise};
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::live::meter::FrameTimes;
-use crate::live::{FrameResult, Meter, Placement};
+use crate::live::{FrameResult, MapOperations, Meter, Placement};
 
 /// What to make beside the drawing itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,15 +56,16 @@ impl Headless {
         &self.detector
     }
 
-    /// Map operations so far, each with a copy to the host: those of the loop, and those that brought drawn pictures
-    /// back.
-    pub fn map_operations(&self) -> [u64; 2] {
+    /// What was read back so far.
+    pub fn map_operations(&self) -> MapOperations {
         #[cfg(feature = "gpu")]
         if let Some(offscreen) = &self.offscreen {
-            let pictures = offscreen.brought_back();
-            return [offscreen.overlay.gpu().map_operations().saturating_sub(pictures), pictures];
+            let (for_pictures, for_statistics) = (offscreen.brought_back(), offscreen.overlay.statistics_reads());
+            let all = offscreen.overlay.gpu().map_operations();
+            let in_loop = all.saturating_sub(for_pictures + for_statistics);
+            return MapOperations { in_loop, for_pictures, for_statistics };
         }
-        [0; 2]
+        MapOperations::default()
     }
 
     /// Finds and draws one frame; on a GPU it returns before that is done. `acquire_ms` is for the panel.

@@ -28,6 +28,28 @@ pub struct FrameResult {
     pub overflowed: bool,
 }
 
+/// Map operations, each with one copy from the device to the host, by what asked for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapOperations {
+    /// For detections: 0 unless results are wanted or only the host can decode.
+    pub in_loop: u64,
+    /// For pictures that are written.
+    pub for_pictures: u64,
+    /// For the timestamps of `--profile`.
+    pub for_statistics: u64,
+}
+
+impl std::fmt::Display for MapOperations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let MapOperations { in_loop, for_pictures, for_statistics } = self;
+        write!(
+            f,
+            "map operations and copies to the host: {in_loop} in the loop, {for_pictures} for pictures, {for_statistics} \
+             for statistics"
+        )
+    }
+}
+
 /// Scores that the keys + and - reach, and their step.
 pub const CONFIDENCE: std::ops::RangeInclusive<f32> = 0.05..=0.95;
 pub const CONFIDENCE_STEP: f32 = 0.05;

@@ -16,7 +16,7 @@ use winit::keyboard::{Key, NamedKey};
 use winit::window::{Fullscreen, Window, WindowId};
 
 use super::meter::{FrameTimes, REFRESH};
-use super::{CONFIDENCE, CONFIDENCE_STEP, FrameResult, KEYS, Meter, Placement};
+use super::{CONFIDENCE, CONFIDENCE_STEP, FrameResult, KEYS, MapOperations, Meter, Placement};
 use crate::acquire::capture::{Capture, CaptureOptions, Captured, Event, Pace, Reopen};
 use crate::acquire::{Picture, Source, pictures};
 use crate::decode::DecodeOptions;
@@ -85,8 +85,7 @@ pub struct WindowReport {
     /// Frames that were inferred.
     pub frames: u64,
     pub dropped: u64,
-    /// Map operations in the loop, those for saved pictures not counted.
-    pub map_operations: u64,
+    pub map_operations: MapOperations,
     /// Our side of the driver, on average.
     pub host_ms: f64,
 }
@@ -102,6 +101,8 @@ struct View {
     /// What hidden frames are drawn on.
     nowhere: wgpu::TextureView,
     gpu_detector: Option<Detector>,
+    /// Map operations for saved pictures.
+    saved_reads: u64,
 }
 
 struct App {
@@ -136,7 +137,6 @@ struct App {
     /// The last error of the source; it counts if the source ends.
     trouble: Option<Error>,
     is_connected: bool,
-    mapped_before: u64,
 }
 
 /// Shows `source` until the window is closed or the source ends.
@@ -199,7 +199,6 @@ pub fn run(
         error: None,
         trouble: None,
         is_connected: true,
-        mapped_before: 0,
     };
     event_loop.run_app(&mut app).map_err(|e| Error::Input(format!("the window system failed: {e}")))?;
     app.close()
@@ -211,12 +210,22 @@ impl App {
             self.deliver(true)?;
         }
         self.report.dropped = self.capture.dropped();
-        self.report.map_operations = self.mapped_before + self.view.as_ref().map_or(0, |v| v.gpu.map_operations());
+        self.count_reads();
         let trouble = self.trouble.take().filter(|_| self.has_ended);
         match self.error.take().or(trouble) {
             Some(error) => Err(error),
             None => Ok(self.report),
         }
+    }
+
+    /// Takes what was read back on the open device into the report.
+    fn count_reads(&mut self) {
+        let Some(view) = &self.view else { return };
+        let (saved, statistics) = (view.saved_reads, view.overlay.statistics_reads());
+        let reads = &mut self.report.map_operations;
+        reads.in_loop += view.gpu.map_operations().saturating_sub(saved + statistics);
+        reads.for_pictures += saved;
+        reads.for_statistics += statistics;
     }
 
     fn open_window(&mut self, event_loop: &ActiveEventLoop) -> Result<(), Error> {
@@ -271,7 +280,7 @@ impl App {
             Backend::Cpu => false,
             Backend::Auto => !gpu.adapter.is_software,
         };
-        self.view = Some(View { gpu, surface, config, format, overlay, nowhere, gpu_detector: None });
+        self.view = Some(View { gpu, surface, config, format, overlay, nowhere, gpu_detector: None, saved_reads: 0 });
         if self.confidence.is_none() {
             self.on_gpu = infers;
         }
@@ -370,9 +379,8 @@ impl App {
             return Err(GpuError::Lost(format!("{why}, and again after {} new starts", self.reopened.len())).into());
         }
         self.reopened.push(Instant::now());
-        if let Some(view) = self.view.take() {
-            self.mapped_before += view.gpu.map_operations();
-        }
+        self.count_reads();
+        self.view = None;
         self.origins.clear();
         self.open_window(event_loop)?;
         self.say("the GPU was lost and opened again".into());
@@ -532,8 +540,7 @@ impl App {
         let before = view.gpu.map_operations();
         let size_px = [view.config.width, view.config.height];
         let picture = offscreen::snapshot(&mut view.overlay, detector, size_px, view.format)?;
-        // Counted apart: this is asked for, and not part of the loop.
-        self.mapped_before = self.mapped_before.wrapping_sub(view.gpu.map_operations() - before);
+        view.saved_reads += view.gpu.map_operations() - before;
         let path = loop {
             let path = self.options.directory.join(format!("eyas-{:04}.png", self.saves));
             self.saves += 1;
@@ -655,10 +662,9 @@ impl ApplicationHandler for App {
 
     fn suspended(&mut self, _: &ActiveEventLoop) {
         // On phones the surface goes away; all is made again on the next `resumed`.
-        if cfg!(any(target_os = "android", target_os = "ios"))
-            && let Some(view) = self.view.take()
-        {
-            self.mapped_before += view.gpu.map_operations();
+        if cfg!(any(target_os = "android", target_os = "ios")) {
+            self.count_reads();
+            self.view = None;
             self.origins.clear();
             self.is_stale = true;
         }
