@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::conv::{Maps, distance, taps_inside, windowed_maps};
 use super::simd::tile::{Epilogue, Finish, Kernels};
-use super::simd::{self, Aligned, Vector, Work};
+use super::simd::{self, Aligned, Vector, Work, load, store};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::conv::Window;
@@ -16,8 +16,21 @@ use crate::infer::kernels::depthwise::Depthwise;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
 
-/// Pixels of the widest register tile.
+/// Pixels of the widest register tile in one row.
 const TILE: usize = 8;
+/// Pixels per row of the tiles of several rows.
+const SQUARE: usize = 4;
+
+/// A block once for each value of a constant.
+macro_rules! unrolled {
+    ($name:ident, $($value:literal)*, $block:block) => {$(
+        {
+            #[allow(non_upper_case_globals)]
+            const $name: usize = $value;
+            $block
+        }
+    )*};
+}
 
 /// The fast form of a depthwise step; `None` where the views are no feature maps or do not fit the weights.
 pub fn prepare(kernel: &Depthwise, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
@@ -218,21 +231,14 @@ impl Rows<'_> {
                     let weights = d.weights.as_ptr().add((ky * d.window.kernel[1] + kx) * d.width + c);
                     for (v, sum) in sums.iter_mut().enumerate() {
                         let at = v * V::LANES;
-                        let value = match partial {
-                            Some(count) => V::load_first(from.add(at), count),
-                            None => V::load(from.add(at)),
-                        };
+                        let value = load::<V>(from.add(at), partial);
                         *sum = value.mul_add(V::load(weights.add(at)), *sum);
                     }
                 }
             }
             let (lo, hi) = (V::splat(d.clamp.0), V::splat(d.clamp.1));
             for (v, sum) in sums.into_iter().enumerate() {
-                let sum = hi.min(lo.max(sum));
-                match partial {
-                    Some(count) => sum.store_first(dst.add(c + v * V::LANES), count),
-                    None => sum.store(dst.add(c + v * V::LANES)),
-                }
+                store(hi.min(lo.max(sum)), dst.add(c + v * V::LANES), partial);
             }
         }
     }
@@ -244,30 +250,149 @@ impl Rows<'_> {
         // Output columns whose windows are inside the picture from left to right.
         let first = left.div_ceil(S).min(d.dst.width);
         let end = (d.src.width + left).checked_sub(K).map_or(0, |last| last / S + 1).clamp(first, d.dst.width);
-        for row in self.rows.clone() {
+        let inside = first..end;
+        let mut row = self.rows.start;
+        while row < self.rows.end {
             let (n, y) = (row / d.dst.height, row % d.dst.height);
-            let down = taps_inside(&d.window, 0, y, d.src.height);
-            // SAFETY: pixels of dst; those of tiles have their columns inside src.
+            // Two rows at a time where both windows are inside the picture from top to bottom; four with 32 registers.
+            let wanted = if V::LANES == 16 && K == 3 && S == 1 { 4 } else { 2 };
+            let last = y + wanted - 1;
+            let fits = row + wanted <= self.rows.end
+                && last < d.dst.height
+                && y * S >= d.window.pads[0]
+                && last * S + K <= d.src.height + d.window.pads[0]
+                && inside.len() >= SQUARE;
+            // SAFETY: pixels of dst; those of squares and tiles have their windows inside src.
             unsafe {
-                for x in (0..first).chain(end..d.dst.width) {
-                    self.one(n, y, x);
+                if fits && wanted == 4 {
+                    self.squares::<V, K, S, 4>(n, y, &inside);
+                    row += 4;
+                } else if fits {
+                    self.squares::<V, K, S, 2>(n, y, &inside);
+                    row += 2;
+                } else {
+                    self.tiles::<V, K, S>(n, y, &inside);
+                    row += 1;
                 }
-                let mut x = first;
-                while x + TILE <= end {
-                    self.tile::<V, K, S, TILE>(n, y, x, &down);
-                    x += TILE;
+            }
+        }
+    }
+
+    /// `R` output rows.
+    #[inline(always)]
+    unsafe fn squares<V: Vector, const K: usize, const S: usize, const R: usize>(
+        &self,
+        n: usize,
+        y: usize,
+        inside: &Range<usize>,
+    ) {
+        for y in y..y + R {
+            for x in (0..inside.start).chain(inside.end..self.depthwise.dst.width) {
+                self.one(n, y, x);
+            }
+        }
+        let mut x = inside.start;
+        loop {
+            // SAFETY: the columns are inside, and so are the rows.
+            unsafe { self.square::<V, K, S, R>(n, y, x) };
+            if x + SQUARE == inside.end {
+                return;
+            }
+            // The last square computes some pixels again.
+            x = (x + SQUARE).min(inside.end - SQUARE);
+        }
+    }
+
+    /// `R` rows of `SQUARE` pixels: every input vector is loaded once for all the windows that it is in.
+    #[inline(always)]
+    unsafe fn square<V: Vector, const K: usize, const S: usize, const R: usize>(&self, n: usize, y: usize, x: usize) {
+        let d = self.depthwise;
+        let [top, left, ..] = d.window.pads;
+        let src = self.maps.src.wrapping_add(distance(&d.src, n, y * S - top, x * S - left));
+        let dst = self.maps.dst.wrapping_add(distance(&d.dst, n, y, x));
+        let channels = d.dst.channels;
+        // SAFETY: by contract; `c` is inside the channels.
+        unsafe {
+            let mut c = 0;
+            while c + V::LANES <= channels {
+                self.square_block::<V, K, S, R>(src.add(c), dst.add(c), c, None);
+                c += V::LANES;
+            }
+            if c < channels {
+                self.square_block::<V, K, S, R>(src.add(c), dst.add(c), c, Some(channels - c));
+            }
+        }
+        for y in y..y + R {
+            self.finish(n, y, x, SQUARE);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn square_block<V: Vector, const K: usize, const S: usize, const R: usize>(
+        &self,
+        src: *const f32,
+        dst: *mut f32,
+        c: usize,
+        partial: Option<usize>,
+    ) {
+        let d = self.depthwise;
+        let pixel = d.src.pixel_stride;
+        // SAFETY: see `square`.
+        unsafe {
+            let mut sums = [[V::load(d.bias.as_ptr().add(c)); SQUARE]; R];
+            let weights = d.weights.as_ptr().add(c);
+            // Written out, because LLVM leaves loops of this size rolled and then keeps the sums in memory.
+            unrolled!(i, 0 1 2 3 4 5 6 7 8, {
+                if i < (R - 1) * S + K {
+                    let row = src.add(i * d.src.row_stride);
+                    unrolled!(j, 0 1 2 3 4 5 6 7 8 9 10, {
+                        if j < (SQUARE - 1) * S + K {
+                            let value = load::<V>(row.add(j * pixel), partial);
+                            for (r, sums) in sums.iter_mut().enumerate() {
+                                for kx in 0..K {
+                                    let used = i >= r * S && i - r * S < K && j >= kx;
+                                    if used && (j - kx) % S == 0 && (j - kx) / S < SQUARE {
+                                        let weight = V::load(weights.add(((i - r * S) * K + kx) * d.width));
+                                        let sum = &mut sums[(j - kx) / S];
+                                        *sum = value.mul_add(weight, *sum);
+                                    }
+                                }
+                            }
+                        }
+                    });
                 }
-                if x + TILE / 2 <= end {
-                    self.tile::<V, K, S, { TILE / 2 }>(n, y, x, &down);
-                    x += TILE / 2;
+            });
+            let (lo, hi) = (V::splat(d.clamp.0), V::splat(d.clamp.1));
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (t, sum) in sums.into_iter().enumerate() {
+                    let to = dst.add(r * d.dst.row_stride + t * d.dst.pixel_stride);
+                    store(hi.min(lo.max(sum)), to, partial);
                 }
-                if x + TILE / 4 <= end {
-                    self.tile::<V, K, S, { TILE / 4 }>(n, y, x, &down);
-                    x += TILE / 4;
-                }
-                if x < end {
-                    self.tile::<V, K, S, 1>(n, y, x, &down);
-                }
+            }
+        }
+    }
+
+    /// One output row.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const K: usize, const S: usize>(&self, n: usize, y: usize, inside: &Range<usize>) {
+        let d = self.depthwise;
+        let down = taps_inside(&d.window, 0, y, d.src.height);
+        for x in (0..inside.start).chain(inside.end..d.dst.width) {
+            self.one(n, y, x);
+        }
+        let (mut x, end) = (inside.start, inside.end);
+        // SAFETY: by contract.
+        unsafe {
+            while x + TILE <= end {
+                self.tile::<V, K, S, TILE>(n, y, x, &down);
+                x += TILE;
+            }
+            while x + TILE / 4 <= end {
+                self.tile::<V, K, S, { TILE / 4 }>(n, y, x, &down);
+                x += TILE / 4;
+            }
+            if x < end {
+                self.tile::<V, K, S, 1>(n, y, x, &down);
             }
         }
     }
@@ -323,10 +448,7 @@ impl Rows<'_> {
                 }
                 for j in 0..(T - 1) * S + K {
                     let from = row.add(j * pixel);
-                    let value = match partial {
-                        Some(count) => V::load_first(from, count),
-                        None => V::load(from),
-                    };
+                    let value = load::<V>(from, partial);
                     for kx in 0..K {
                         if j >= kx && (j - kx) % S == 0 && (j - kx) / S < T {
                             let sum = &mut sums[(j - kx) / S];
@@ -338,12 +460,7 @@ impl Rows<'_> {
             }
             let (lo, hi) = (V::splat(d.clamp.0), V::splat(d.clamp.1));
             for (t, sum) in sums.into_iter().enumerate() {
-                let sum = hi.min(lo.max(sum));
-                let to = dst.add(t * d.dst.pixel_stride);
-                match partial {
-                    Some(count) => sum.store_first(to, count),
-                    None => sum.store(to),
-                }
+                store(hi.min(lo.max(sum)), dst.add(t * d.dst.pixel_stride), partial);
             }
         }
     }

@@ -6,6 +6,8 @@ pub mod copy;
 pub mod depthwise;
 pub mod elementwise;
 pub mod isa;
+#[cfg(test)]
+mod layout_measurement;
 pub mod matmul;
 pub mod memory;
 pub mod peak;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::blocks::Shared;
 use super::conv::{distance, taps_inside};
-use super::simd::{self, Vector, Work};
+use super::simd::{self, Vector, Work, load, store};
 use super::{Isa, Memory, threads};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::pool::{Pool, PoolKind};
@@ -133,20 +133,13 @@ impl Rows<'_> {
                     let sx = x * window.stride[1] + kx * window.dilation[1] - window.pads[1];
                     let from = self.src.add(distance(&p.src, n, sy, sx) + c);
                     for (v, value) in values.iter_mut().enumerate() {
-                        let seen = match partial {
-                            Some(count) => V::load_first(from.add(v * V::LANES), count),
-                            None => V::load(from.add(v * V::LANES)),
-                        };
+                        let seen = load::<V>(from.add(v * V::LANES), partial);
                         *value = if max { value.max(seen) } else { value.add(seen) };
                     }
                 }
             }
             for (v, value) in values.into_iter().enumerate() {
-                let value = value.mul(V::splat(scale));
-                match partial {
-                    Some(count) => value.store_first(dst.add(c + v * V::LANES), count),
-                    None => value.store(dst.add(c + v * V::LANES)),
-                }
+                store(value.mul(V::splat(scale)), dst.add(c + v * V::LANES), partial);
             }
         }
     }

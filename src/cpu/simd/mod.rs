@@ -57,6 +57,30 @@ pub trait Vector: Copy {
 /// 1.5·2²³: added to a number within ±2²², it leaves the nearest integer in the low bits of the mantissa.
 pub const SHIFT: f32 = 12_582_912.0;
 
+/// A whole vector, or its first `partial` lanes.
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+pub unsafe fn load<V: Vector>(from: *const f32, partial: Option<usize>) -> V {
+    match partial {
+        Some(count) => V::load_first(from, count),
+        None => V::load(from),
+    }
+}
+
+/// Stores a whole vector, or its first `partial` lanes.
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+pub unsafe fn store<V: Vector>(vector: V, to: *mut f32, partial: Option<usize>) {
+    match partial {
+        Some(count) => vector.store_first(to, count),
+        None => vector.store(to),
+    }
+}
+
 /// Code to be run with the vectors of an instruction set.
 pub trait Work {
     type Output;
