@@ -255,9 +255,11 @@ impl Rows<'_> {
         while row < self.rows.end {
             let (n, y) = (row / d.dst.height, row % d.dst.height);
             // Two rows at a time where both windows are inside the picture from top to bottom; four with 32 registers.
+            // The weights of a 5×5 at stride 1 would have to be loaded as often as the picture: one row at a time.
             let wanted = if V::LANES == 16 && K == 3 && S == 1 { 4 } else { 2 };
             let last = y + wanted - 1;
-            let fits = row + wanted <= self.rows.end
+            let fits = (K, S) != (5, 1)
+                && row + wanted <= self.rows.end
                 && last < d.dst.height
                 && y * S >= d.window.pads[0]
                 && last * S + K <= d.src.height + d.window.pads[0]
@@ -328,6 +330,7 @@ impl Rows<'_> {
     }
 
     #[inline(always)]
+    #[allow(clippy::absurd_extreme_comparisons)] // the constants of `unrolled` include 0
     unsafe fn square_block<V: Vector, const K: usize, const S: usize, const R: usize>(
         &self,
         src: *const f32,
@@ -351,7 +354,7 @@ impl Rows<'_> {
                             for (r, sums) in sums.iter_mut().enumerate() {
                                 for kx in 0..K {
                                     let used = i >= r * S && i - r * S < K && j >= kx;
-                                    if used && (j - kx) % S == 0 && (j - kx) / S < SQUARE {
+                                    if used && (j - kx).is_multiple_of(S) && (j - kx) / S < SQUARE {
                                         let weight = V::load(weights.add(((i - r * S) * K + kx) * d.width));
                                         let sum = &mut sums[(j - kx) / S];
                                         *sum = value.mul_add(weight, *sum);
