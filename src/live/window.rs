@@ -304,12 +304,13 @@ impl App {
                         &SessionOptions { backend: Backend::Cpu, ..self.options.session.clone() },
                     )?
                 };
-                kept.insert(Detector::with_session(session, decoder)?)
+                let made = Detector::with_session(session, decoder)?;
+                log::info!("{} on {}", made.backend(), made.adapter());
+                kept.insert(made)
             }
         };
         let confidence = *self.confidence.get_or_insert(detector.decoder().score_threshold);
         detector.set_score_threshold(confidence);
-        log::info!("{} on {}", detector.backend(), detector.adapter());
         Ok(())
     }
 
