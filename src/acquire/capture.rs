@@ -252,7 +252,7 @@ impl Runner<'_> {
         while self.play(source.as_mut()) {
             let Some(reopen) = &mut reopen else { return };
             // What has the device must go before it is opened again.
-            source = Box::new(Nothing);
+            drop(source);
             self.channel.update(|s| s.disconnected = true);
             self.notify();
             let mut said = String::new();
@@ -352,19 +352,6 @@ impl Runner<'_> {
             self.notify();
         }
         go_on
-    }
-}
-
-/// Stands where a source was.
-struct Nothing;
-
-impl Source for Nothing {
-    fn next(&mut self) -> Option<Result<Picture, AcquireError>> {
-        None
-    }
-
-    fn len_hint(&self) -> Option<usize> {
-        Some(0)
     }
 }
 
