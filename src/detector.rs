@@ -242,7 +242,7 @@ impl Detector {
                 };
                 converted.map_err(|e| Error::Input(e.to_string()))?;
                 ms.convert += lap_ms(&mut lap);
-                cpu.run();
+                cpu.run()?;
                 ms.infer = lap_ms(&mut lap);
                 let outputs = cpu.outputs();
                 let outputs: Vec<OutputRef<'_>> =

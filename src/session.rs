@@ -11,7 +11,7 @@ use crate::infer::import::{ImportError, ImportOptions, import_file};
 use crate::infer::plan::lower::{Target, plan_graph};
 use crate::infer::plan::passes::{PassReport, optimise};
 use crate::infer::plan::step::Plan;
-use crate::infer::tensor::Tensor;
+use crate::infer::tensor::{DType, Tensor, TensorElements};
 use crate::shader::Precision;
 
 /// A network, read and optimised, not yet bound to a device.
@@ -285,7 +285,9 @@ impl Session {
             )));
         }
         match &mut self.engine {
-            Engine::Cpu(cpu) => cpu.write_input(index, &tensor.to_f32()),
+            Engine::Cpu(cpu) => {
+                cpu.write_tensor(index, tensor).map_err(|why| Error::Input(format!("input '{name}' {why}")))?;
+            }
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.write_input(index, tensor)?,
         }
@@ -298,7 +300,7 @@ impl Session {
     /// When the device fails.
     pub fn infer(&mut self) -> Result<(), Error> {
         match &mut self.engine {
-            Engine::Cpu(cpu) => cpu.run(),
+            Engine::Cpu(cpu) => cpu.run()?,
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => {
                 gpu.run()?;
@@ -321,6 +323,12 @@ impl Session {
             #[cfg(feature = "gpu")]
             Engine::Gpu(gpu) => gpu.read_outputs()?,
         };
+        let half = &self.plan().half_outputs;
+        let typed = |(i, tensor): (usize, Tensor)| match half.get(i) {
+            Some(true) if tensor.dtype() == DType::F32 => to_f16(&tensor),
+            _ => tensor,
+        };
+        let tensors = tensors.into_iter().enumerate().map(typed);
         Ok(names.into_iter().zip(tensors).collect())
     }
 
@@ -349,7 +357,7 @@ impl Session {
     pub fn profile(&mut self) -> Result<Vec<(String, f64)>, Error> {
         match &mut self.engine {
             Engine::Cpu(cpu) => {
-                let times_ms = cpu.run_profiled();
+                let times_ms = cpu.run_profiled()?;
                 Ok(times_ms.into_iter().enumerate().map(|(i, ms)| (cpu.step_label(i), ms)).collect())
             }
             #[cfg(feature = "gpu")]
@@ -372,4 +380,10 @@ impl Session {
             Engine::Gpu(gpu) => gpu.memory_bytes(),
         }
     }
+}
+
+/// Rounds to the nearest f16.
+fn to_f16(tensor: &Tensor) -> Tensor {
+    let halves = tensor.to_f32().into_iter().map(half::f16::from_f32).collect();
+    Tensor::new(tensor.shape().to_vec(), TensorElements::F16(Arc::new(halves))).unwrap_or_else(|_| tensor.clone())
 }

@@ -269,6 +269,7 @@ fn small_plan() -> Plan {
             ("table".into(), constant),
             ("nothing".into(), empty),
         ],
+        ..Plan::default()
     }
 }
 

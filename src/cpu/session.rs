@@ -6,16 +6,18 @@ use std::time::Instant;
 use super::{Isa, Memory};
 use crate::infer::kernel::FastKernel;
 use crate::infer::plan::memory::plan_arena;
-use crate::infer::plan::step::{BufferKind, Plan};
+use crate::infer::plan::step::{BufferKind, OutputPlace, Plan};
 use crate::infer::plan::transfer;
 use crate::infer::plan::view::{BufferId, View};
-use crate::infer::tensor::Tensor;
+use crate::infer::tensor::{DType, Tensor};
 
 /// Why a plan cannot be run on the CPU.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CpuError {
     #[error("the network needs {needed_bytes} bytes of activations, more than the limit of {limit_bytes} bytes")]
     TooLarge { needed_bytes: usize, limit_bytes: usize },
+    #[error("{0}")]
+    Host(String),
     #[error("could not start {threads} threads: {why}")]
     Threads { threads: usize, why: String },
 }
@@ -31,6 +33,8 @@ pub struct CpuSession {
     fast: Vec<Option<Box<dyn FastKernel>>>,
     /// `None` for one thread: everything runs on the caller's.
     pool: Option<rayon::ThreadPool>,
+    /// The plan's [`crate::infer::plan::step::HostValues`].
+    host: Vec<Option<Tensor>>,
 }
 
 impl CpuSession {
@@ -63,7 +67,8 @@ impl CpuSession {
             Some(pool) => pool.install(prepare),
             None => prepare(),
         };
-        Ok(CpuSession { plan, memory, fast, pool })
+        let host = vec![None; plan.host.count];
+        Ok(CpuSession { plan, memory, fast, pool, host })
     }
 
     pub fn plan(&self) -> &Plan {
@@ -87,6 +92,25 @@ impl CpuSession {
         transfer::scatter(dense, &view, self.slice_mut(view.buffer));
     }
 
+    /// Fills input `index` from a tensor of its shape. Where the input is no f32 value, the types must agree.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn write_tensor(&mut self, index: usize, tensor: &Tensor) -> Result<(), String> {
+        match self.plan.host.inputs.get(index) {
+            Some(&Some((place, dtype))) => {
+                let as_f32 = dtype == DType::F32 && tensor.dtype() == DType::F16;
+                if tensor.dtype() != dtype && !as_f32 {
+                    return Err(format!("is {}, the network expects {dtype}", tensor.dtype()));
+                }
+                self.host[place] =
+                    Some(if as_f32 { Tensor::from_f32(tensor.shape(), tensor.to_f32())? } else { tensor.clone() });
+            }
+            _ => self.write_input(index, &tensor.to_f32()),
+        }
+        Ok(())
+    }
+
     /// Lets a stage write an input in place: `work` gets the whole buffer, and runs on the session's threads.
     pub fn fill_input<R: Send>(&mut self, index: usize, work: impl FnOnce(&mut [f32]) -> R + Send) -> R {
         let id = self.plan.inputs[index].1.buffer;
@@ -107,26 +131,38 @@ impl CpuSession {
     /// An output as a dense tensor in the graph's axis order.
     ///
     /// # Errors
-    /// Never in practice: the gathered elements always fit the shape.
+    /// When nothing was computed yet.
     pub fn read_output(&mut self, index: usize) -> Result<Tensor, String> {
-        let view = self.plan.outputs[index].1.clone();
-        Tensor::from_f32(&view.shape, transfer::gather(self.slice_mut(view.buffer), &view))
+        let (name, view) = self.plan.outputs[index].clone();
+        match self.plan.host.outputs.get(index) {
+            Some(OutputPlace::Host(place)) => {
+                self.host[*place].clone().ok_or_else(|| format!("output '{name}' was not computed yet"))
+            }
+            Some(OutputPlace::Constant(tensor)) => Ok(tensor.clone()),
+            _ => Tensor::from_f32(&view.shape, transfer::gather(self.slice_mut(view.buffer), &view)),
+        }
     }
 
     /// One inference on what the inputs hold.
-    pub fn run(&mut self) {
-        self.run_with(|_, _| {});
+    ///
+    /// # Errors
+    /// When a step on host tensors cannot work with the values that it gets.
+    pub fn run(&mut self) -> Result<(), CpuError> {
+        self.run_with(|_, _| {})
     }
 
     /// One inference that reports each step's duration in milliseconds.
-    pub fn run_profiled(&mut self) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// As [`CpuSession::run`].
+    pub fn run_profiled(&mut self) -> Result<Vec<f64>, CpuError> {
         let mut times_ms = vec![0.0; self.plan.steps.len()];
-        self.run_with(|step, ms| times_ms[step] = ms);
-        times_ms
+        self.run_with(|step, ms| times_ms[step] = ms)?;
+        Ok(times_ms)
     }
 
-    fn run_with(&mut self, mut report: impl FnMut(usize, f64) + Send) {
-        let CpuSession { plan, memory, fast, pool } = self;
+    fn run_with(&mut self, mut report: impl FnMut(usize, f64) + Send) -> Result<(), CpuError> {
+        let CpuSession { plan, memory, fast, pool, host } = self;
         let mut walk = || {
             for (i, step) in plan.steps.iter().enumerate() {
                 let start = Instant::now();
@@ -136,11 +172,15 @@ impl CpuSession {
                         let ids: Vec<BufferId> = step.reads.iter().chain(&step.writes).map(|v| v.buffer).collect();
                         let cells = memory.cells_many(&ids);
                         let (reads, writes) = cells.split_at(step.reads.len());
-                        step.kernel.run_twin(step, reads, writes);
+                        match step.kernel.host() {
+                            Some(kernel) => kernel.run(step, reads, writes, host).map_err(CpuError::Host)?,
+                            None => step.kernel.run_twin(step, reads, writes),
+                        }
                     }
                 }
                 report(i, start.elapsed().as_secs_f64() * 1e3);
             }
+            Ok(())
         };
         match pool {
             Some(pool) => pool.install(walk),

@@ -20,19 +20,31 @@ pub struct Fact {
     pub shape: Vec<usize>,
     /// The value itself, where it does not depend on the input.
     pub constant: Option<Tensor>,
+    /// Type and shape are only known once the value is computed; `dtype` and `shape` mean nothing then.
+    pub late: bool,
 }
 
 impl Fact {
     pub fn new(dtype: DType, shape: &[usize]) -> Fact {
-        Fact { dtype, shape: shape.to_vec(), constant: None }
+        Fact { dtype, shape: shape.to_vec(), constant: None, late: false }
     }
 
     pub fn f32(shape: &[usize]) -> Fact {
         Fact::new(DType::F32, shape)
     }
 
+    /// A value of which nothing is known before it is computed.
+    pub fn late() -> Fact {
+        Fact { late: true, ..Fact::f32(&[]) }
+    }
+
+    /// True where the value has no place in a plan's f32 memory: it is a dense host tensor at run time.
+    pub fn is_host(&self) -> bool {
+        self.constant.is_none() && (self.late || self.dtype != DType::F32 || self.shape.contains(&0))
+    }
+
     pub fn of(tensor: &Tensor) -> Fact {
-        Fact { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), constant: Some(tensor.clone()) }
+        Fact { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), constant: Some(tensor.clone()), late: false }
     }
 }
 
@@ -81,6 +93,8 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     pub inputs: Vec<ValueId>,
     pub outputs: Vec<ValueId>,
+    /// For each output, whether the file declares it as f16. The graph computes in f32; what is handed out is f16.
+    pub half_outputs: Vec<bool>,
     /// `metadata_props` of an ONNX file.
     pub metadata: BTreeMap<String, String>,
     pub darknet_heads: Vec<DarknetHead>,
@@ -95,6 +109,7 @@ impl Graph {
             nodes: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            half_outputs: Vec::new(),
             metadata: BTreeMap::new(),
             darknet_heads: Vec::new(),
         }

@@ -35,6 +35,11 @@ pub trait Kernel: Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The step as an operator on dense host tensors, for steps that have no kernel proper. They run on the CPU only.
+    fn host(&self) -> Option<&super::kernels::host::Host> {
+        None
+    }
+
     /// A CPU form faster than the twin, for these instructions; `None` where the twin is all there is.
     fn fast(&self, _step: &Step, _isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
         None

@@ -18,6 +18,10 @@ pub enum OpError {
     /// The file contradicts itself or the standard.
     #[error("{0}")]
     Invalid(String),
+    /// Something that shapes depend on is computed at run time. The importer then leaves the operator to the host,
+    /// which builds it anew in each run; see [`super::ops::late::Late`].
+    #[error("{0}")]
+    RunTime(String),
 }
 
 /// An operator with its attributes resolved.

@@ -6,6 +6,7 @@ pub mod depthwise;
 pub mod elementwise;
 pub mod fill;
 pub mod grouped_conv;
+pub mod host;
 pub mod matmul;
 pub mod pool;
 pub mod reduce;

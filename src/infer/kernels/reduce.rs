@@ -76,7 +76,11 @@ impl Kernel for Reduce {
         kept.rows(|at| {
             for i in 0..kept.extents[0] {
                 gone.offsets[0] = at[0] + i * kept.strides[0][0];
-                partial.fill(self.kind.start());
+                partial.fill(match self.kind {
+                    ReduceKind::Max => f32::NEG_INFINITY,
+                    ReduceKind::Min => f32::INFINITY,
+                    _ => 0.0,
+                });
                 let mut member = 0;
                 gone.rows(|at| {
                     for r in 0..gone.extents[0] {

@@ -35,7 +35,10 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
         "Mish" => Activation::Mish,
         "Swish" => match float("alpha", 1.0)? {
             1.0 => Activation::Silu,
-            alpha => return context.refuse(format!("alpha = {alpha}; only 1 (SiLU) is supported")),
+            alpha => {
+                let alpha = f64::from(alpha);
+                return super::function::map(context, "Swish", move |x| x / (1.0 + (-alpha * x).exp()));
+            }
         },
         "Gelu" => match context.attributes.string("approximate")?.unwrap_or("none") {
             "none" => Activation::Gelu,
@@ -132,7 +135,7 @@ pub struct PRelu;
 pub fn build_prelu(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let slope = context.input(1)?;
     let Some(values) = slope.constant.as_ref().map(Tensor::to_f32) else {
-        return context.refuse("slope is computed at run time; only constants are supported".into());
+        return Err(OpError::RunTime("slope is computed at run time".into()));
     };
     if let Some((&first, rest)) = values.split_first()
         && rest.iter().all(|&s| s == first)

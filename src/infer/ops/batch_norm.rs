@@ -53,7 +53,7 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     }
     for i in 1..5 {
         if context.input(i)?.constant.is_none() {
-            return context.refuse(format!("input {i} is computed at run time; only constants are supported"));
+            return Err(OpError::RunTime(format!("input {i} is computed at run time")));
         }
     }
     Ok(Box::new(BatchNorm { epsilon: context.attributes.float("epsilon")?.unwrap_or(1e-5) }))

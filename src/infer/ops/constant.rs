@@ -160,7 +160,7 @@ impl Op for Range {
     fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
         let value = |i: usize| {
             input(inputs, i)?.constant.as_ref().ok_or_else(|| {
-                OpError::Unsupported("its bounds are computed at run time; export with static shapes".into())
+                OpError::RunTime("its bounds are computed at run time; export with static shapes".into())
             })
         };
         let (_, _, count) = bounds([value(0)?, value(1)?, value(2)?])?;

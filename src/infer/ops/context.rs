@@ -5,10 +5,13 @@ use crate::infer::import::onnx::attributes::Attributes;
 use crate::infer::op::OpError;
 use crate::infer::plan::lower::Lowering;
 use crate::infer::plan::view::View;
-use crate::infer::tensor::Tensor;
+use crate::infer::tensor::{Tensor, element_count};
 
 /// No value may have more elements than this.
 pub const ELEMENTS_MAX: usize = 1 << 29;
+
+/// More axes than this are refused.
+pub const RANK_MAX: usize = 8;
 
 /// No window extent, stride, pad or dilation may be larger.
 pub const WINDOW_MAX: i64 = 1 << 20;
@@ -68,7 +71,7 @@ impl<'a> NodeContext<'a> {
     pub fn optional_constant(&mut self, index: usize, what: &str) -> Result<Option<&'a Tensor>, OpError> {
         let Some(fact) = self.optional(index) else { return Ok(None) };
         let tensor = fact.constant.as_ref().ok_or_else(|| {
-            OpError::Unsupported(format!(
+            OpError::RunTime(format!(
                 "{what} (input {index}) is computed at run time; export the network with static shapes"
             ))
         })?;
@@ -81,9 +84,29 @@ impl<'a> NodeContext<'a> {
         self.resolved.push(index);
     }
 
-    /// Inputs that the node does not keep.
-    pub fn resolved(&self) -> &[usize] {
-        &self.resolved
+    /// The inputs that the node keeps, without missing ones at the end.
+    pub fn kept<T: Copy>(&self, inputs: &[Option<T>]) -> Vec<Option<T>> {
+        let keep = |(i, input): (usize, &Option<T>)| input.filter(|_| !self.resolved.contains(&i));
+        let mut kept: Vec<Option<T>> = inputs.iter().enumerate().map(keep).collect();
+        while kept.last().is_some_and(Option::is_none) {
+            kept.pop();
+        }
+        kept
+    }
+
+    /// Refuses attributes that nobody asked for.
+    ///
+    /// # Errors
+    /// When there are any.
+    pub fn refuse_unread(&self) -> Result<(), OpError> {
+        match self.attributes.unread().as_slice() {
+            [] => Ok(()),
+            unread => Err(OpError::Unsupported(format!(
+                "attribute(s) {} are not known for operator set {}",
+                unread.join(", "),
+                self.opset
+            ))),
+        }
     }
 
     /// Axes that are an attribute in old opsets and an input since `since`. `None` where neither is given.
@@ -107,6 +130,23 @@ impl<'a> NodeContext<'a> {
     pub fn refuse<T>(&self, what: String) -> Result<T, OpError> {
         Err(OpError::Unsupported(what))
     }
+}
+
+/// Refuses shapes that are absurd.
+///
+/// # Errors
+/// When there are too many axes or elements.
+pub fn check_shape(shape: &[usize]) -> Result<(), OpError> {
+    if shape.len() > RANK_MAX {
+        return Err(OpError::Unsupported(format!("its output has {} axes; {RANK_MAX} are supported", shape.len())));
+    }
+    let dims_fit = shape.iter().all(|&d| d <= ELEMENTS_MAX);
+    if !dims_fit || element_count(shape).is_none_or(|n| n > ELEMENTS_MAX) {
+        return Err(OpError::Unsupported(format!(
+            "its output has shape {shape:?}; {ELEMENTS_MAX} elements are supported"
+        )));
+    }
+    Ok(())
 }
 
 /// Required input `index` of [`crate::infer::op::Op::infer`].

@@ -59,14 +59,7 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let extent = x.shape[axis];
     let indices = tensor.to_i64().iter().map(|&i| resolve_axis(i, extent)).collect::<Result<Vec<_>, _>>();
     let indices = indices.map_err(|_| OpError::Invalid(format!("an index is outside axis {axis} of {:?}", x.shape)))?;
-    let gather = Gather { axis, indices, index_shape: tensor.shape().to_vec() };
-    if x.constant.is_none() && !gather.is_view() && runs(&gather.indices).len() > RUNS_MAX {
-        return context.refuse(format!(
-            "{} irregular indices; up to {RUNS_MAX} evenly spaced runs are supported",
-            gather.indices.len()
-        ));
-    }
-    Ok(Box::new(gather))
+    Ok(Box::new(Gather { axis, indices, index_shape: tensor.shape().to_vec() }))
 }
 
 impl Gather {
@@ -136,6 +129,12 @@ impl Op for Gather {
     }
 
     fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        if runs(&self.indices).len() > RUNS_MAX {
+            return Err(OpError::Unsupported(format!(
+                "{} irregular indices; up to {RUNS_MAX} evenly spaced runs are supported",
+                self.indices.len()
+            )));
+        }
         let source = l.read(present(inputs, 0)?)?;
         let target = l.write(present(&[outputs.first().copied()], 0)?);
         let flat = self.seen_flat(&target).ok_or_else(|| {

@@ -8,6 +8,7 @@ use crate::infer::kernels::conv::Window;
 use crate::infer::kernels::pool::PoolKind;
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
+use crate::infer::tensor::DType;
 
 /// ONNX MaxPool and AveragePool with pads resolved.
 #[derive(Clone, Debug)]
@@ -25,12 +26,16 @@ impl Pool {
     }
 }
 
-/// ONNX MaxPool (without Indices) and AveragePool, 2-D.
+/// ONNX MaxPool and AveragePool. What is not 2-D in f32, or gives indices, is computed on host tensors.
 ///
 /// # Errors
-/// When it is not 2-D or an attribute has a value outside the standard.
+/// When an attribute has a value outside the standard.
 pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
-    let [_, _, h, w] = window::feature_map_shape(&context.input(0)?.shape)?;
+    let x = context.input(0)?;
+    if x.shape.len() != 4 || x.dtype != DType::F32 || x.shape.contains(&0) || context.output_count > 1 {
+        return super::window_host::build_pool(context);
+    }
+    let [_, _, h, w] = window::feature_map_shape(&x.shape)?;
     let kind = if context.op_type == "MaxPool" {
         // The order of Indices, which are not supported as an output.
         context.attributes.without_effect(&["storage_order"]);

@@ -59,11 +59,22 @@ fn spatial(shape: &[usize], all: &[(f32, usize)]) -> Result<([f32; 2], [usize; 2
     }
 }
 
-/// ONNX Resize, opset 10 and later.
+/// ONNX Resize, opset 10 and later. What the kernel does not do is computed on host tensors.
 ///
 /// # Errors
-/// For cubic interpolation, antialiasing, cropping, and sizes computed at run time.
+/// `RunTime` where sizes are not constant; `Invalid` for what is not of the standard.
 pub fn build_resize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    match build_for_kernel(context) {
+        Err(OpError::Unsupported(_)) => super::resize_host::build(context),
+        built => built,
+    }
+}
+
+/// Nearest and linear along height and width.
+///
+/// # Errors
+/// For cubic interpolation, antialiasing, cropping, other axes.
+fn build_for_kernel(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let shape = context.input(0)?.shape.clone();
     if context.opset < 11 {
         return build_simple(context, &shape, 1);
@@ -142,6 +153,13 @@ pub fn build_resize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpErro
 /// # Errors
 /// As [`build_resize`].
 pub fn build_upsample(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
+    match build_upsample_for_kernel(context) {
+        Err(OpError::Unsupported(_)) => super::resize_host::build(context),
+        built => built,
+    }
+}
+
+fn build_upsample_for_kernel(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let shape = context.input(0)?.shape.clone();
     if context.opset < 9 {
         let scales = context.attributes.floats("scales")?.map(<[f32]>::to_vec);
@@ -220,16 +238,16 @@ mod tests {
         let r = resize(&[("nearest_mode", "floor")], &[], &[1, 3, 10, 14]).expect("builds");
         assert_eq!((r.size_px, r.interpolation), ([10, 14], Interpolation::Nearest(Rounding::Floor)));
         assert!(resize(&[], &[], &[]).is_err() && resize(&[], &[1.0; 4], &[1, 3, 5, 7]).is_err());
-        assert!(resize(&[], &[1.0, 2.0, 1.0, 1.0], &[]).is_err(), "channels");
+        assert!(resize(&[], &[1.0, 2.0, 1.0, 1.0], &[]).is_err(), "channels: no kernel");
         assert!(resize(&[], &[1.0, 1.0, f32::NAN, 1e30], &[]).is_err());
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn what_is_not_of_the_standard_is_named() {
         for (name, value) in [
-            ("mode", "cubic"),
-            ("coordinate_transformation_mode", "tf_crop_and_resize"),
-            ("keep_aspect_ratio_policy", "not_larger"),
+            ("mode", "lanczos"),
+            ("coordinate_transformation_mode", "quarter_pixel"),
+            ("keep_aspect_ratio_policy", "maybe"),
         ] {
             let e = resize(&[(name, value)], &[1.0, 1.0, 2.0, 2.0], &[]).expect_err(name);
             assert!(e.to_string().contains(value), "{e}");

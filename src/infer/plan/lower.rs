@@ -8,17 +8,23 @@
 //! 3. forward, *lowering*: view operators become arithmetic on [`View`]s, Concat copies only what could not be placed,
 //!    all others append steps.
 
-use super::step::{Buffer, BufferKind, Plan, Step};
+use super::step::{Buffer, BufferKind, OutputPlace, Plan, Step};
 use super::view::{BufferId, View, channels_last_order};
 use crate::infer::graph::{Fact, Graph, Node, ValueId};
 use crate::infer::kernel::Kernel;
 use crate::infer::kernels::copy::Copy;
+use crate::infer::kernels::host::{Destination, Host, Source};
 use crate::infer::op::OpError;
 use crate::infer::ops::concat::Concat;
+use crate::infer::ops::late::Late;
 use crate::infer::ops::split::Split;
-use crate::infer::tensor::{DType, Tensor};
+use crate::infer::tensor::Tensor;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// Why a node is refused where host tensors are not possible.
+const HOST_ONLY: &str = "can only be computed on the CPU: it works on integers, booleans or f64, on empty tensors, or on a \
+                         shape that depends on the input. Choose the CPU as backend";
 
 /// What a backend wants of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,10 @@ pub struct Lowering<'a> {
     notes: Vec<String>,
     node: String,
     macs: u64,
+    /// Steps that compute dense host tensors are possible.
+    host: bool,
+    /// Place of each value among the host tensors.
+    host_places: Vec<Option<usize>>,
 }
 
 /// Plans a graph for a target.
@@ -65,6 +75,11 @@ pub struct Lowering<'a> {
 /// # Errors
 /// Every node that cannot be planned, all at once.
 pub fn plan_graph(graph: &Graph, target: Target) -> Result<(Plan, Vec<String>), Vec<LowerError>> {
+    plan_with(graph, target, target == Target::CPU)
+}
+
+/// As [`plan_graph`]; `host` says whether operators without a kernel may be computed on dense host tensors.
+pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Plan, Vec<String>), Vec<LowerError>> {
     let mut l = Lowering {
         graph,
         target,
@@ -76,16 +91,29 @@ pub fn plan_graph(graph: &Graph, target: Target) -> Result<(Plan, Vec<String>), 
         notes: Vec::new(),
         node: String::new(),
         macs: 0,
+        host,
+        host_places: vec![None; graph.values.len()],
     };
-    l.check_types()?;
     l.orders = l.natural_orders();
+    let mut errors = Vec::new();
     for &input in &graph.inputs {
         let view = l.allocate(input, BufferKind::Input);
-        l.places[input.0] = Some(view.clone());
+        let fact = graph.fact(input);
+        let mut place = None;
+        if fact.is_host() {
+            if host {
+                place = Some((l.add_host_place(input), fact.dtype));
+            } else {
+                let why = format!("is {} {:?}; {HOST_ONLY}", fact.dtype, fact.shape);
+                errors.push(LowerError { node: graph.value(input).name.clone(), op: "input".into(), why });
+            }
+        } else {
+            l.places[input.0] = Some(view.clone());
+        }
         l.plan.inputs.push((graph.value(input).name.clone(), view));
+        l.plan.host.inputs.push(place);
     }
     l.place_concat_inputs();
-    let mut errors = Vec::new();
     for node in &graph.nodes {
         if let Err(e) = l.lower_node(node) {
             errors.push(LowerError { node: node.name.clone(), op: node.op.name().to_string(), why: e.to_string() });
@@ -96,6 +124,16 @@ pub fn plan_graph(graph: &Graph, target: Target) -> Result<(Plan, Vec<String>), 
     }
     for &output in &graph.outputs {
         l.node = graph.value(output).name.clone();
+        if let Some(place) = l.host_places[output.0] {
+            let view = l.allocate(output, BufferKind::Activation { first: 0, last: 0 });
+            l.plan.outputs.push((graph.value(output).name.clone(), view));
+            l.plan.host.outputs.push(OutputPlace::Host(place));
+            continue;
+        }
+        l.plan.host.outputs.push(match &graph.fact(output).constant {
+            Some(constant) => OutputPlace::Constant(constant.clone()),
+            None => OutputPlace::Memory,
+        });
         match l.read(output) {
             Ok(view) => l.plan.outputs.push((graph.value(output).name.clone(), view)),
             Err(e) => errors.push(LowerError {
@@ -108,6 +146,7 @@ pub fn plan_graph(graph: &Graph, target: Target) -> Result<(Plan, Vec<String>), 
     if !errors.is_empty() {
         return Err(errors);
     }
+    l.plan.half_outputs.clone_from(&graph.half_outputs);
     l.set_lifetimes();
     Ok((l.plan, l.notes))
 }
@@ -279,27 +318,52 @@ impl<'a> Lowering<'a> {
         view
     }
 
-    /// At run time there are f32 activations only; what else a file computes must have been folded.
-    fn check_types(&self) -> Result<(), Vec<LowerError>> {
-        let producers = self.graph.producers();
-        let errors: Vec<LowerError> = (0..self.graph.values.len())
-            .filter_map(|i| {
-                let value = &self.graph.values[i];
-                let runtime = producers[i].is_some() || self.graph.inputs.contains(&ValueId(i));
-                (runtime && value.fact.constant.is_none() && value.fact.dtype != DType::F32).then(|| {
-                    let node = producers[i].map(|n| &self.graph.nodes[n]);
-                    LowerError {
-                        node: node.map_or(value.name.clone(), |n| n.name.clone()),
-                        op: node.map_or("input".into(), |n| n.op.name().to_string()),
-                        why: format!(
-                            "value '{}' is {} at run time; only f32 is supported. Export the network with static shapes and f32 tensors",
-                            value.name, value.fact.dtype
-                        ),
+    fn add_host_place(&mut self, value: ValueId) -> usize {
+        let place = self.plan.host.count;
+        self.plan.host.count += 1;
+        self.host_places[value.0] = Some(place);
+        place
+    }
+
+    /// True for nodes that touch values which f32 memory cannot hold.
+    fn is_host_node(&self, node: &Node) -> bool {
+        let touched = node.inputs.iter().flatten().chain(&node.outputs);
+        node.op.downcast::<Late>().is_some() || touched.into_iter().any(|&v| self.graph.fact(v).is_host())
+    }
+
+    /// One step that gathers the inputs, lets the operator evaluate them, and stores the outputs.
+    fn lower_on_host(&mut self, node: &Node) -> Result<(), OpError> {
+        let mut reads = Vec::new();
+        let mut sources = Vec::with_capacity(node.inputs.len());
+        for input in &node.inputs {
+            sources.push(match *input {
+                None => Source::Missing,
+                Some(id) => match (self.constant(id), self.host_places[id.0]) {
+                    (Some(constant), _) => Source::Constant(constant.clone()),
+                    (None, Some(place)) => Source::Host(place),
+                    (None, None) => {
+                        reads.push(self.read(id)?);
+                        Source::Memory
                     }
-                })
-            })
-            .collect();
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+                },
+            });
+        }
+        let mut writes = Vec::new();
+        let mut destinations = Vec::with_capacity(node.outputs.len());
+        for &output in &node.outputs {
+            let fact = self.graph.fact(output);
+            destinations.push(if fact.constant.is_some() {
+                Destination::Nowhere
+            } else if fact.is_host() {
+                Destination::Host(self.add_host_place(output))
+            } else {
+                writes.push(self.write(output));
+                Destination::Memory
+            });
+        }
+        self.note(format!("{} '{}' is computed on dense host tensors", node.op.name(), node.name));
+        self.step(Host { op: node.op.clone(), sources, destinations }, reads, writes);
+        Ok(())
     }
 
     fn input_facts(&self, node: &Node) -> Vec<Option<&'a Fact>> {
@@ -322,7 +386,7 @@ impl<'a> Lowering<'a> {
                 }
             })
             .collect();
-        for node in &graph.nodes {
+        for node in graph.nodes.iter().filter(|node| !self.is_host_node(node)) {
             let facts = self.input_facts(node);
             for (k, &output) in node.outputs.iter().enumerate() {
                 let rank = graph.fact(output).shape.len();
@@ -357,7 +421,7 @@ impl<'a> Lowering<'a> {
         for node in graph.nodes.iter().rev() {
             let Some(concat) = node.op.downcast::<Concat>() else { continue };
             let output = node.outputs[0];
-            if graph.fact(output).constant.is_some() {
+            if graph.fact(output).constant.is_some() || self.is_host_node(node) {
                 continue;
             }
             let whole = self.write(output);
@@ -409,7 +473,7 @@ impl<'a> Lowering<'a> {
         }
         let Some(producer) = producers[value.0] else { return false };
         let node = &self.graph.nodes[producer];
-        if node.op.is_view() {
+        if node.op.is_view() && !self.is_host_node(node) {
             let facts = self.input_facts(node);
             let (Some(source), Some(input)) = (node.op.view_backward(view, &facts), node.inputs[0]) else {
                 return false;
@@ -429,6 +493,12 @@ impl<'a> Lowering<'a> {
         if node.outputs.iter().all(|&o| self.graph.fact(o).constant.is_some()) {
             return Ok(());
         }
+        if self.is_host_node(node) {
+            return match self.host {
+                true => self.lower_on_host(node),
+                false => Err(OpError::Unsupported(HOST_ONLY.into())),
+            };
+        }
         let facts = self.input_facts(node);
         let outputs: Vec<&Fact> = node.outputs.iter().map(|&o| self.graph.fact(o)).collect();
         // The first kernel of the node takes them.
@@ -439,7 +509,17 @@ impl<'a> Lowering<'a> {
         if node.op.is_view() {
             return self.lower_view(node, &facts);
         }
-        node.op.lower(self, &node.inputs, &node.outputs)?;
+        let (steps, copies) = (self.plan.steps.len(), self.copies.clone());
+        match node.op.lower(self, &node.inputs, &node.outputs) {
+            Err(OpError::Unsupported(_)) if self.host => {
+                // What was begun is given up; buffers made for it stay, unused.
+                self.plan.steps.truncate(steps);
+                self.copies = copies;
+                self.pending.clear();
+                return self.lower_on_host(node);
+            }
+            other => other?,
+        }
         for (from, to) in std::mem::take(&mut self.pending) {
             self.copy(&from, &to);
         }

@@ -1,5 +1,6 @@
 //! From graph to plan: the passes, and the plain list of steps that both backends walk.
 
+pub mod evaluate;
 pub mod lower;
 pub mod memory;
 pub mod passes;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::view::{BufferId, View};
 use crate::infer::kernel::Kernel;
-use crate::infer::tensor::Tensor;
+use crate::infer::tensor::{DType, Tensor};
 
 /// What a buffer holds.
 #[derive(Clone, Debug)]
@@ -38,6 +38,29 @@ pub struct Step {
     pub macs: u64,
 }
 
+/// Where an output lies.
+#[derive(Clone, Debug)]
+pub enum OutputPlace {
+    /// In a buffer, as its view says.
+    Memory,
+    /// Among the host tensors. The output's view is of a buffer that nobody writes.
+    Host(usize),
+    /// Known at load, with its type.
+    Constant(Tensor),
+}
+
+/// Values that are not f32 in the plan's memory: integers, booleans, f64, empty tensors, and those whose shape depends
+/// on the input. They are dense tensors in numbered places, filled and read by [`crate::infer::kernels::host::Host`].
+#[derive(Clone, Debug, Default)]
+pub struct HostValues {
+    /// How many places there are.
+    pub count: usize,
+    /// Per input of the plan: its place and element type, if it is such a value.
+    pub inputs: Vec<Option<(usize, DType)>>,
+    /// Per output of the plan.
+    pub outputs: Vec<OutputPlace>,
+}
+
 /// Everything a backend needs to run a network. Activations are f32 to a plan; a backend may store them as f16.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -45,6 +68,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     pub inputs: Vec<(String, View)>,
     pub outputs: Vec<(String, View)>,
+    pub host: HostValues,
+    /// Per output, whether it is handed out as f16.
+    pub half_outputs: Vec<bool>,
 }
 
 impl Plan {

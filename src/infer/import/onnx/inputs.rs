@@ -27,12 +27,16 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
     let declared = tensor.shape.as_ref().ok_or_else(|| {
         ImportError::malformed(format!("input '{name}' has no shape; export the network with a shape for its inputs"))
     })?;
+    // Some exporters write 0 for "any" in the batch and in pictures; elsewhere it is an empty tensor.
+    let rank = declared.dim.len();
+    let empty = |axis: usize| rank != 4 && (axis > 0 || rank != 2);
     let dims: Vec<Dim<'_>> = declared
         .dim
         .iter()
-        .map(|d| match &d.value {
+        .enumerate()
+        .map(|(axis, d)| match &d.value {
             Some(DimensionValue::Value(v)) => match usize::try_from(*v) {
-                Ok(v) if v > 0 => Dim::Fixed(v),
+                Ok(v) if v > 0 || empty(axis) => Dim::Fixed(v),
                 _ => Dim::Dynamic(""),
             },
             Some(DimensionValue::Param(p)) => Dim::Dynamic(p),
@@ -76,9 +80,9 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
             },
         });
     }
-    if element_count(&shape).is_none_or(|n| n == 0 || n > ELEMENTS_MAX) {
+    if element_count(&shape).is_none_or(|n| n > ELEMENTS_MAX) {
         return Err(ImportError::malformed(format!(
-            "input '{name}' has shape {shape:?}; 1 to {ELEMENTS_MAX} elements are supported"
+            "input '{name}' has shape {shape:?}; up to {ELEMENTS_MAX} elements are supported"
         )));
     }
     Ok((tensors::dtype_of(tensor.elem_type), shape))

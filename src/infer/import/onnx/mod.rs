@@ -14,13 +14,14 @@ use super::error::{ImportError, Unsupported};
 use super::{ImportOptions, map_file};
 use crate::infer::graph::{Fact, Format, Graph, Node, ValueId};
 use crate::infer::op::OpError;
-use crate::infer::ops::context::ELEMENTS_MAX;
+use crate::infer::ops::context::check_shape;
+use crate::infer::ops::late::Late;
 use crate::infer::ops::{self, NodeContext};
-use crate::infer::tensor::{DType, Tensor, element_count};
+use crate::infer::tensor::Tensor;
 use attributes::Attributes;
 use bytes::Bytes;
 use prost::Message;
-use proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use proto::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 use std::collections::HashMap;
 use std::path::{Component, Path};
 
@@ -31,9 +32,6 @@ const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 const FOLDED_MAX: usize = 64 << 20;
 const FOLDED_TOTAL_MAX: usize = 256 << 20;
 
-/// More axes than this are refused.
-const RANK_MAX: usize = 8;
-
 /// What is known of a name.
 #[derive(Clone, Debug)]
 enum Known {
@@ -43,6 +41,9 @@ enum Known {
     /// An output that no operator here produces, such as the mask of a Dropout: an error only where it is used.
     NotProduced(String),
 }
+
+/// An operator, the inputs that it keeps, and what is known of its outputs.
+type BuiltNode = (Box<dyn crate::infer::op::Op>, Vec<Option<ValueId>>, Vec<Fact>);
 
 struct Importer<'a> {
     file: &'a GraphProto,
@@ -142,13 +143,10 @@ fn parse(bytes: Bytes, name: &str) -> Result<ModelProto, ImportError> {
 /// What to do about an operator that is not known.
 fn advice(op_type: &str) -> &'static str {
     match op_type {
-        "NonMaxSuppression" | "TopK" | "EfficientNMS_TRT" | "BatchedNMS_TRT" => {
+        "EfficientNMS_TRT" | "BatchedNMS_TRT" => {
             "export without post-processing: suppression is done after the network"
         }
         "If" | "Loop" | "Scan" => "export with static shapes, so that no control flow is left",
-        "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "DynamicQuantizeLinear" | "ConvInteger" => {
-            "export the network in f32 or f16"
-        }
         _ => "the operator is not known; simplify the network or export it another way",
     }
 }
@@ -164,13 +162,13 @@ impl<'a> Importer<'a> {
                 continue;
             }
             let (dtype, shape) = inputs::bind(input, options)?;
-            let known = if dtype == Some(DType::F32) {
-                let id = self.graph.add_value(&input.name, Fact::f32(&shape));
+            let known = if let Some(dtype) = dtype {
+                let id = self.graph.add_value(&input.name, Fact::new(dtype, &shape));
                 self.graph.inputs.push(id);
                 Known::Value(id)
             } else {
-                let what = dtype.map_or("of a type that is not known".into(), |d| d.to_string());
-                self.refuse(&input.name, "input", format!("is {what}; only f32 and f16 are supported"));
+                let why = "is of a type that is not known; f32, f16, f64, i64, i32, u8, i8 and bool are supported";
+                self.refuse(&input.name, "input", why.into());
                 Known::Refused
             };
             if self.known.insert(&input.name, known).is_some() {
@@ -183,7 +181,11 @@ impl<'a> Importer<'a> {
     fn add_outputs(&mut self) -> Result<(), ImportError> {
         for output in &self.file.output {
             match self.find(&output.name) {
-                Some(Known::Value(id)) => self.graph.outputs.push(id),
+                Some(Known::Value(id)) => {
+                    let tensor = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+                    self.graph.outputs.push(id);
+                    self.graph.half_outputs.push(tensor.is_some_and(|t| t.elem_type == DataType::Float16 as i32));
+                }
                 Some(Known::Refused) => {}
                 Some(Known::NotProduced(why)) => self.refuse(&output.name, "output", why),
                 None => return Err(ImportError::malformed(format!("output '{}' is not computed", output.name))),
@@ -233,49 +235,26 @@ impl<'a> Importer<'a> {
                 node.domain
             )));
         }
-        let build = ops::builder(&node.op_type).ok_or_else(|| OpError::Unsupported(advice(&node.op_type).into()))?;
+        let (op_type, build) =
+            ops::entry(&node.op_type).ok_or_else(|| OpError::Unsupported(advice(&node.op_type).into()))?;
         let opset = self
             .opset
             .ok_or_else(|| OpError::Invalid("the file imports no version of the standard operators".into()))?;
         let Some(inputs) = self.node_inputs(node)? else { return Ok(false) };
-        let facts: Vec<Option<Fact>> = inputs.iter().map(|i| i.map(|i| self.graph.fact(i).clone())).collect();
         let output_count = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |last| last + 1);
-        let mut context = NodeContext::new(
-            &node.op_type,
-            opset,
-            Attributes::new(&node.attribute),
-            facts.iter().map(Option::as_ref).collect(),
-            output_count,
-        );
-        let op = build(&mut context)?;
-        if let unread @ [_, ..] = context.attributes.unread().as_slice() {
-            return Err(OpError::Unsupported(format!(
-                "attribute(s) {} are not known for operator set {opset}",
-                unread.join(", ")
-            )));
-        }
-        let mut kept = inputs;
-        for &resolved in context.resolved() {
-            if let Some(slot) = kept.get_mut(resolved) {
-                *slot = None;
+        let late = inputs.iter().flatten().any(|&i| self.graph.fact(i).late);
+        let built = match late {
+            true => Err(OpError::RunTime(String::new())),
+            false => self.build_node(node, build, opset, &inputs, output_count),
+        };
+        let (op, kept, outputs): BuiltNode = match built {
+            Err(OpError::RunTime(_)) => {
+                let attributes = node.attribute.clone();
+                let late = Late { op_type, build, opset, attributes, output_count };
+                (Box::new(late), inputs, vec![Fact::late(); output_count])
             }
-        }
-        while kept.last().is_some_and(Option::is_none) {
-            kept.pop();
-        }
-        let kept_facts: Vec<Option<&Fact>> = kept.iter().map(|i| i.map(|i| self.graph.fact(i))).collect();
-        let mut outputs = op.infer(&kept_facts)?;
-        for fact in &outputs {
-            check_shape(&fact.shape)?;
-        }
-        let constants: Vec<Option<&Tensor>> = kept_facts.iter().map(|f| f.and_then(|f| f.constant.as_ref())).collect();
-        let all_constant = kept.iter().zip(&constants).all(|(input, c)| input.is_none() || c.is_some());
-        if all_constant {
-            self.folded_elements = fold(&*op, &constants, &mut outputs, self.folded_elements)?;
-        }
-        if let Some(fact) = outputs.iter().find(|f| f.constant.is_none()) {
-            check_run_time(fact)?;
-        }
+            other => other?,
+        };
         let folded = outputs.iter().all(|f| f.constant.is_some());
         let produced = outputs.len();
         let mut ids = Vec::with_capacity(produced);
@@ -297,6 +276,39 @@ impl<'a> Importer<'a> {
             self.graph.nodes.push(Node { name: name.to_string(), op, inputs: kept, outputs: ids });
         }
         Ok(true)
+    }
+
+    /// The operator, the inputs that it keeps, and its outputs, folded where all inputs are constants.
+    fn build_node(
+        &mut self,
+        node: &NodeProto,
+        build: ops::Builder,
+        opset: i64,
+        inputs: &[Option<ValueId>],
+        output_count: usize,
+    ) -> Result<BuiltNode, OpError> {
+        let facts: Vec<Option<Fact>> = inputs.iter().map(|i| i.map(|i| self.graph.fact(i).clone())).collect();
+        let mut context = NodeContext::new(
+            &node.op_type,
+            opset,
+            Attributes::new(&node.attribute),
+            facts.iter().map(Option::as_ref).collect(),
+            output_count,
+        );
+        let op = build(&mut context)?;
+        context.refuse_unread()?;
+        let kept = context.kept(inputs);
+        let kept_facts: Vec<Option<&Fact>> = kept.iter().map(|i| i.map(|i| self.graph.fact(i))).collect();
+        let mut outputs = op.infer(&kept_facts)?;
+        for fact in &outputs {
+            check_shape(&fact.shape)?;
+        }
+        let constants: Vec<Option<&Tensor>> = kept_facts.iter().map(|f| f.and_then(|f| f.constant.as_ref())).collect();
+        let all_constant = kept.iter().zip(&constants).all(|(input, c)| input.is_none() || c.is_some());
+        if all_constant {
+            self.folded_elements = fold(&*op, &constants, &mut outputs, self.folded_elements)?;
+        }
+        Ok((op, kept, outputs))
     }
 
     /// The inputs without missing ones at the end; `None` where one was refused before.
@@ -347,33 +359,6 @@ fn fold(
     Ok(total)
 }
 
-fn check_shape(shape: &[usize]) -> Result<(), OpError> {
-    if shape.len() > RANK_MAX {
-        return Err(OpError::Unsupported(format!("its output has {} axes; {RANK_MAX} are supported", shape.len())));
-    }
-    let dims_fit = shape.iter().all(|&d| d <= ELEMENTS_MAX);
-    if !dims_fit || element_count(shape).is_none_or(|n| n > ELEMENTS_MAX) {
-        return Err(OpError::Unsupported(format!(
-            "its output has shape {shape:?}; {ELEMENTS_MAX} elements are supported"
-        )));
-    }
-    Ok(())
-}
-
-/// What is computed for every frame is f32 and not empty.
-fn check_run_time(fact: &Fact) -> Result<(), OpError> {
-    if fact.dtype != DType::F32 {
-        return Err(OpError::Unsupported(format!(
-            "its output is {} at run time; only f32 is supported there. Export with static shapes and without post-processing",
-            fact.dtype
-        )));
-    }
-    if fact.shape.contains(&0) {
-        return Err(OpError::Unsupported(format!("its output of shape {:?} has no elements", fact.shape)));
-    }
-    Ok(())
-}
-
 /// Bytes of a tensor that lies in another file beside the model.
 fn external(
     tensor: &TensorProto,
@@ -407,7 +392,5 @@ fn external(
     }
 }
 
-#[cfg(test)]
-mod cases;
 #[cfg(test)]
 mod tests;

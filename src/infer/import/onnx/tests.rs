@@ -105,13 +105,13 @@ fn everything_unsupported_is_reported_at_once() {
     graph.node.push(node("Frobnicate", &["c"], &["f"], &[]));
     graph.node.push(node("Relu", &["f"], &["dependent"], &[]));
     graph.node.push(node("LeakyRelu", &["c"], &["l"], &[AttributeProto::float("beta", 1.0)]));
-    graph.node.push(node("NonMaxSuppression", &["c"], &["o"], &[]));
+    graph.node.push(node("EfficientNMS_TRT", &["c"], &["o"], &[]));
     let mut foreign = node("Gelu", &["c"], &["g"], &[]);
     foreign.domain = "com.vendor".into();
     graph.node.push(foreign);
     let Err(ImportError::Unsupported(found)) = import(&m) else { panic!("must be refused") };
     let ops: Vec<&str> = found.iter().map(|u| u.op.as_str()).collect();
-    assert_eq!(ops, ["Frobnicate", "LeakyRelu", "NonMaxSuppression", "Gelu"], "the dependent Relu is not listed");
+    assert_eq!(ops, ["Frobnicate", "LeakyRelu", "EfficientNMS_TRT", "Gelu"], "the dependent Relu is not listed");
     let text = ImportError::Unsupported(found).to_string();
     for part in ["Frobnicate_of_f", "beta", "post-processing", "com.vendor"] {
         assert!(text.contains(part), "{part} in {text}");
@@ -184,8 +184,8 @@ fn opsets_outside_the_range_and_types_are_refused() {
     m.opset_import[0].domain = "ai.onnx.ml".into();
     assert!(import(&m).is_err(), "no standard operators imported");
     let mut m = small();
-    m.graph.as_mut().expect("graph").input[0].r#type = tensor_type(DataType::Int64, &[1, 3, 5, 7]);
-    assert!(import(&m).is_err_and(|e| e.to_string().contains("i64")));
+    m.graph.as_mut().expect("graph").input[0].r#type = tensor_type(DataType::String, &[1, 3, 5, 7]);
+    assert!(import(&m).is_err_and(|e| e.to_string().contains("type")));
 }
 
 #[test]

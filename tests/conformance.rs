@@ -1,0 +1,250 @@
+//! The node cases of the ONNX standard's own suite, through the public API, in one process.
+//!
+//! `EYAS_ONNX_CASES` names folders of cases, separated by ':' (`NAME/model.onnx`,
+//! `NAME/test_data_set_0/{input,output}_N.pb`); `scripts/onnx_cases.py` writes them. Without it nothing runs.
+//! `EYAS_ONNX_GPU=1` runs on the GPU as well. `EYAS_ONNX_WRITE=1` rewrites `tests/conformance_expected.txt` and
+//! `docs/conformance.md` instead of comparing with the former.
+//!
+//! Each case runs twice. *dyn*: every input of the graph is given at run time. *const*: all but the first floating input
+//! are constants of the file, which is how exporters write them. A case passes, is refused with a message, or is wrong;
+//! wrong fails always. The expectation file is a ratchet: what it lists must pass, what passes must be listed.
+
+use eyas::Model;
+use eyas::infer::import::ImportOptions;
+use eyas::infer::import::onnx::proto::{
+    DataType, DimensionProto, DimensionValue, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
+use eyas::infer::import::onnx::{import_onnx, tensors};
+use eyas::infer::tensor::{DType, Tensor};
+use eyas::session::{Backend, Session, SessionOptions};
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Cases that matter to vision: `tier gpu|any name`, tier A, B or old.
+const CASES: &str = include_str!("conformance_cases.txt");
+const EXPECTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance_expected.txt");
+const REPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conformance.md");
+
+enum Outcome {
+    Passed,
+    Refused(String),
+    Wrong(String),
+}
+
+/// Why the two differ, if they do: floats 1e-3 relative and 1e-5 absolute, f16 2e-3, nothing for the rest.
+fn difference(got: &Tensor, want: &Tensor, half: bool) -> Option<String> {
+    let dtype = if half { DType::F16 } else { want.dtype() };
+    if got.shape() != want.shape() || got.dtype() != dtype {
+        return Some(format!("{got:?} where {dtype} {:?} was expected", want.shape()));
+    }
+    if !matches!(dtype, DType::F16 | DType::F32 | DType::F64) {
+        let (got, want) = (got.to_i64(), want.to_i64());
+        let at = (0..want.len()).find(|&i| got[i] != want[i])?;
+        return Some(format!("element {at} is {}, not {}", got[at], want[at]));
+    }
+    let relative = if half { 2e-3 } else { 1e-3 };
+    let (got, want) = (got.to_f32(), want.to_f32());
+    let close = |g: f32, w: f32| {
+        (g.is_nan() && w.is_nan()) || g == w || (g - w).abs() <= relative * w.abs() + if half { 1e-3 } else { 1e-5 }
+    };
+    let far: Vec<usize> = (0..want.len()).filter(|&i| !close(got[i], want[i])).collect();
+    let &first = far.first()?;
+    Some(format!("{} of {} differ; element {first} is {}, not {}", far.len(), want.len(), got[first], want[first]))
+}
+
+fn read_tensors(folder: &Path, kind: &str) -> Vec<TensorProto> {
+    (0..)
+        .map(|i| folder.join(format!("test_data_set_0/{kind}_{i}.pb")))
+        .take_while(|path| path.exists())
+        .map(|path| TensorProto::decode(std::fs::read(path).expect("readable").as_slice()).unwrap_or_default())
+        .collect()
+}
+
+/// The shapes of the suite may be symbolic; the tensors say what they are.
+fn fix_shape(info: &mut ValueInfoProto, tensor: &TensorProto) {
+    if let Some(shape) = info.r#type.as_mut().and_then(|t| t.tensor_type.as_mut()).and_then(|t| t.shape.as_mut()) {
+        let fixed = |&d: &i64| DimensionProto { value: Some(DimensionValue::Value(d)) };
+        shape.dim = tensor.dims.iter().map(fixed).collect();
+    }
+}
+
+/// Inputs of a node that the model leaves out are not among the data.
+fn run_case(folder: &Path, constants: bool, session: &dyn Fn(&Model) -> Result<Session, String>) -> Outcome {
+    let bytes = std::fs::read(folder.join("model.onnx")).expect("model.onnx");
+    let mut model = ModelProto::decode(bytes.as_slice()).expect("the suite's models decode");
+    let graph = model.graph.as_mut().expect("the suite's models have graphs");
+    let mut kept_one = !constants;
+    let mut inputs: Vec<(String, Tensor)> = Vec::new();
+    let mut rest = Vec::new();
+    for (mut info, mut tensor) in std::mem::take(&mut graph.input).into_iter().zip(read_tensors(folder, "input")) {
+        let float = [DataType::Float, DataType::Float16].iter().any(|&t| tensor.data_type == t as i32);
+        if constants && (kept_one || !float) {
+            tensor.name.clone_from(&info.name);
+            graph.initializer.push(tensor);
+            continue;
+        }
+        kept_one = true;
+        fix_shape(&mut info, &tensor);
+        match tensors::decode_inline(&tensor) {
+            Ok(value) => inputs.push((info.name.clone(), value)),
+            Err(e) => return Outcome::Refused(e),
+        }
+        rest.push(info);
+    }
+    graph.input = rest;
+    let nodes: Vec<NodeProto> = graph.node.clone();
+    let run = || -> Result<Vec<(String, Tensor)>, String> {
+        let graph = import_onnx(model.encode_to_vec().into(), "case", &ImportOptions::default());
+        let mut session = session(&Model::from_graph(graph.map_err(|e| e.to_string())?))?;
+        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+        session.run(&inputs).map_err(|e| e.to_string())
+    };
+    let got = match run() {
+        Ok(got) => got,
+        Err(e) => return Outcome::Refused(format!("{} [{}]", e.replace('\n', " "), nodes.len())),
+    };
+    let wanted = read_tensors(folder, "output");
+    if wanted.is_empty() || wanted.len() != got.len() {
+        return Outcome::Wrong(format!("{} outputs, {} expected", got.len(), wanted.len()));
+    }
+    for (i, ((_, got), want)) in got.iter().zip(wanted).enumerate() {
+        let half = want.data_type == DataType::Float16 as i32;
+        match tensors::decode_inline(&want) {
+            Ok(want) => {
+                if let Some(why) = difference(got, &want, half) {
+                    return Outcome::Wrong(format!("output {i}: {why}"));
+                }
+            }
+            Err(e) => return Outcome::Refused(e),
+        }
+    }
+    Outcome::Passed
+}
+
+#[derive(Default)]
+struct Count {
+    total: usize,
+    passed: usize,
+    wrong: usize,
+    refused: usize,
+}
+
+fn on_cpu(model: &Model) -> Result<Session, String> {
+    let options = SessionOptions { backend: Backend::Cpu, threads: Some(1), ..SessionOptions::default() };
+    Session::new(model, &options).map_err(|e| e.to_string())
+}
+
+type Open = Box<dyn Fn(&Model) -> Result<Session, String>>;
+
+fn backends() -> Vec<(&'static str, Open)> {
+    #[allow(unused_mut)]
+    let mut backends: Vec<(&'static str, Open)> = vec![("cpu", Box::new(on_cpu))];
+    #[cfg(feature = "gpu")]
+    if std::env::var_os("EYAS_ONNX_GPU").is_some() {
+        let gpu = eyas::gpu::test_gpu().expect("EYAS_ONNX_GPU is set and there is no GPU");
+        let open = move |model: &Model| Session::on_device(model, gpu.clone(), None).map_err(|e| e.to_string());
+        backends.push(("gpu", Box::new(open)));
+    }
+    backends
+}
+
+#[test]
+fn cases_of_the_standard() {
+    let Ok(folders) = std::env::var("EYAS_ONNX_CASES") else {
+        eprintln!("SKIPPED: set EYAS_ONNX_CASES to folders of ONNX node cases, separated by ':'");
+        return;
+    };
+    let folders: Vec<PathBuf> = folders.split(':').map(PathBuf::from).collect();
+    let mut counts: BTreeMap<(String, &str, &str), Count> = BTreeMap::new();
+    let mut passing = BTreeSet::new();
+    let (mut wrong, mut missing) = (Vec::new(), 0);
+    let backends = backends();
+    std::panic::set_hook(Box::new(|_| {}));
+    for line in CASES.lines().filter(|l| !l.starts_with('#')) {
+        let mut words = line.split(' ');
+        let (Some(tier), Some(place), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+        let Some(folder) = folders.iter().map(|f| f.join(name)).find(|f| f.join("model.onnx").exists()) else {
+            missing += 1;
+            continue;
+        };
+        for (backend, open) in &backends {
+            for mode in ["const", "dyn"] {
+                let run = std::panic::AssertUnwindSafe(|| run_case(&folder, mode == "const", open));
+                let outcome = std::panic::catch_unwind(run).unwrap_or_else(|_| Outcome::Wrong("PANIC".into()));
+                let mut tiers = vec![tier.to_string()];
+                if *backend == "gpu" && place == "gpu" {
+                    tiers.push("gpu".into());
+                }
+                let cell = |f: &mut dyn FnMut(&mut Count)| {
+                    for tier in &tiers {
+                        let count = counts.entry((tier.clone(), backend, mode)).or_default();
+                        count.total += 1;
+                        f(count);
+                    }
+                };
+                let mut cell = cell;
+                match outcome {
+                    Outcome::Passed => {
+                        cell(&mut |c| c.passed += 1);
+                        passing.insert(format!("{backend} {mode} {name}"));
+                    }
+                    Outcome::Refused(why) => {
+                        cell(&mut |c| c.refused += 1);
+                        println!("refused {backend} {mode} {name}: {why}");
+                    }
+                    Outcome::Wrong(why) => {
+                        cell(&mut |c| c.wrong += 1);
+                        println!("WRONG {backend} {mode} {name}: {why}");
+                        wrong.push(format!("{backend} {mode} {name}: {why}"));
+                    }
+                }
+            }
+        }
+    }
+    let _ = std::panic::take_hook();
+    let mut table =
+        String::from("| backend | mode | tier | cases | passed | wrong | refused |\n|---|---|---|---|---|---|---|\n");
+    for (backend, _) in &backends {
+        for mode in ["const", "dyn"] {
+            for tier in ["A", "B", "old", "gpu"] {
+                let Some(c) = counts.get(&(tier.to_string(), *backend, mode)) else { continue };
+                table += &format!(
+                    "| {backend} | {mode} | {tier} | {} | {} | {} | {} |\n",
+                    c.total, c.passed, c.wrong, c.refused
+                );
+            }
+        }
+    }
+    println!("{table}");
+    assert!(missing == 0, "{missing} cases are not in EYAS_ONNX_CASES");
+    if std::env::var_os("EYAS_ONNX_WRITE").is_some() {
+        write(&passing, &table, backends.len());
+    } else {
+        compare(&passing, &backends.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+    assert!(wrong.is_empty(), "wrong answers:\n{}", wrong.join("\n"));
+}
+
+fn compare(passing: &BTreeSet<String>, backends: &[&str]) {
+    let text = std::fs::read_to_string(EXPECTED).unwrap_or_default();
+    let ran = |line: &&str| backends.iter().any(|b| line.starts_with(&format!("{b} ")));
+    let expected: BTreeSet<String> = text.lines().filter(ran).map(str::to_string).collect();
+    let lost: Vec<&String> = expected.difference(passing).collect();
+    let new: Vec<&String> = passing.difference(&expected).collect();
+    assert!(lost.is_empty(), "{} cases passed before and do not now: {lost:#?}", lost.len());
+    assert!(new.is_empty(), "{} cases pass that are not listed; run with EYAS_ONNX_WRITE=1: {new:#?}", new.len());
+}
+
+fn write(passing: &BTreeSet<String>, table: &str, backends: usize) {
+    let text = std::fs::read_to_string(EXPECTED).unwrap_or_default();
+    // A run without the GPU keeps what is known of it.
+    let kept = text.lines().filter(|l| backends < 2 && l.starts_with("gpu ")).map(str::to_string);
+    let all: BTreeSet<String> = passing.iter().cloned().chain(kept).collect();
+    let lines: Vec<String> = all.into_iter().collect();
+    std::fs::write(EXPECTED, lines.join("\n") + "\n").expect("writable");
+    let report = std::fs::read_to_string(REPORT).expect("docs/conformance.md");
+    let begin = report.find("| backend |").expect("the table is there");
+    let end = begin + report[begin..].find("\n\n").map_or(report.len() - begin, |at| at + 1);
+    std::fs::write(REPORT, format!("{}{table}{}", &report[..begin], &report[end..])).expect("writable");
+}
