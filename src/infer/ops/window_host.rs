@@ -51,9 +51,9 @@ impl WindowNd {
         match context.attributes.string("auto_pad")?.unwrap_or("NOTSET") {
             "NOTSET" | "VALID" => {}
             mode @ ("SAME_UPPER" | "SAME_LOWER") => {
-                for a in 0..n {
-                    let outputs = size[a].div_ceil(window.stride[a]).max(1);
-                    let total = ((outputs - 1) * window.stride[a] + window.reach(a)).saturating_sub(size[a]);
+                for (a, &extent) in size.iter().enumerate().take(n) {
+                    let outputs = extent.div_ceil(window.stride[a]).max(1);
+                    let total = ((outputs - 1) * window.stride[a] + window.reach(a)).saturating_sub(extent);
                     let (small, large) = (total / 2, total - total / 2);
                     (window.before[a], window.after[a]) =
                         if mode == "SAME_UPPER" { (small, large) } else { (large, small) };
