@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::CliError;
 use super::options::{BackendArg, Common};
-use super::report::{peak_rss_bytes, print_line, print_table};
+use super::report::{milliseconds, peak_rss_bytes, print_line, print_table};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -47,10 +47,6 @@ impl Timing {
     fn gflops(&self) -> f64 {
         2.0 * self.macs as f64 / (self.times_ms[0] * 1e6)
     }
-}
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
 }
 
 /// Numbers in [0, 1) that are the same in every run (splitmix64), so that timings can be compared.

@@ -1,7 +1,7 @@
 //! `eyas doctor`: what this machine offers, and what eyas would choose.
 
 use eyas::cpu::{Isa, peak, processor_name};
-use eyas::{Backend, Session, SessionOptions};
+use eyas::{Backend, Model, Session, SessionOptions};
 use serde_json::json;
 
 use super::CliError;
@@ -36,10 +36,13 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let gb_per_s = [1, threads].map(peak::read_gb_per_s);
     let available: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     // What the roofline promises at best: all arithmetic at peak, every weight and activation moved once.
-    let floor = match args.common.model {
+    let model = match args.common.model {
         None => None,
-        Some(_) => {
-            let model = args.common.load_model()?;
+        Some(_) => Some(args.common.load_model()?),
+    };
+    let floor = match &model {
+        None => None,
+        Some(model) => {
             let (plan, _) = model.plan(eyas::infer::plan::lower::Target::CPU)?;
             let compute_ms = 2.0 * model.graph.macs() as f64 / (gflops[1] * 1e6);
             let elements: usize =
@@ -50,7 +53,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     };
     #[cfg(feature = "gpu")]
     let adapters = eyas::gpu::Gpu::adapters(&eyas::gpu::GpuOptions::default());
-    let choice = choice(args)?;
+    let choice = choice(args, model.as_ref())?;
     if args.json {
         #[allow(unused_mut, reason = "mutated only with the feature gpu")]
         let mut value = json!({
@@ -163,11 +166,10 @@ fn print_adapters(args: &Args, adapters: &[eyas::gpu::AdapterReport]) -> Result<
 }
 
 /// What `--backend auto` would take here.
-fn choice(args: &Args) -> Result<String, CliError> {
-    if args.common.model.is_some() {
-        let model = args.common.load_model()?;
+fn choice(args: &Args, model: Option<&Model>) -> Result<String, CliError> {
+    if let Some(model) = model {
         let options = SessionOptions { backend: Backend::Auto, ..args.common.session_options() };
-        let session = Session::new(&model, &options)?;
+        let session = Session::new(model, &options)?;
         return Ok(format!("{} on {}", session.backend(), session.adapter()));
     }
     #[cfg(feature = "gpu")]

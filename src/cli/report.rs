@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::io::Write as _;
+use std::time::Instant;
 
 use super::CliError;
 
@@ -63,6 +64,11 @@ pub fn si(value: f64) -> String {
         _ => (value, ""),
     };
     if unit.is_empty() { format!("{scaled}") } else { format!("{scaled:.2}{unit}") }
+}
+
+/// Milliseconds since then.
+pub fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
 }
 
 /// Peak resident memory of this process, where the system tells.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::options::Common;
-use super::report::{peak_rss_bytes, rss_bytes};
+use super::report::{milliseconds, peak_rss_bytes, rss_bytes};
 
 #[derive(clap::Args, Debug)]
 pub struct WorkerArgs {
@@ -40,10 +40,6 @@ fn say(value: &Value) -> Result<(), CliError> {
     writeln!(out, "{value}")?;
     out.flush()?;
     Ok(())
-}
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
 }
 
 fn read_input(path: &Path, shape: &[usize]) -> Result<Tensor, CliError> {
