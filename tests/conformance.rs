@@ -3,7 +3,9 @@
 //! `EYAS_ONNX_CASES` names folders of cases, separated by ':' (`NAME/model.onnx`,
 //! `NAME/test_data_set_0/{input,output}_N.pb`); `scripts/onnx_cases.py` writes them. Without it nothing runs.
 //! `EYAS_ONNX_GPU=1` runs on the GPU as well. `EYAS_ONNX_WRITE=1` rewrites `tests/conformance_expected.txt` and
-//! `docs/conformance.md` instead of comparing with the former.
+//! `docs/conformance.md` instead of comparing with the former. `EYAS_ONNX_REPORT=FILE` writes one line a run: backend,
+//! mode, tier, `gpu` or `any`, outcome, name, and why or which operators fell back to the CPU, separated by tabs.
+//! `EYAS_ONNX_ONLY=TEXT` runs the cases with that in their name, and compares with no list.
 //!
 //! Each case runs twice. *dyn*: every input of the graph is given at run time. *const*: all but the first floating input
 //! are constants of the file, which is how exporters write them. A case passes, is refused with a message, or is wrong;
@@ -27,7 +29,8 @@ const EXPECTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance_e
 const REPORT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/conformance.md");
 
 enum Outcome {
-    Passed,
+    /// With the operators that a backend other than the CPU left to the CPU.
+    Passed(Vec<&'static str>),
     Refused(String),
     Wrong(String),
 }
@@ -94,13 +97,16 @@ fn run_case(folder: &Path, constants: bool, session: &dyn Fn(&Model) -> Result<S
     }
     graph.input = rest;
     let nodes: Vec<NodeProto> = graph.node.clone();
-    let run = || -> Result<Vec<(String, Tensor)>, String> {
+    let run = || -> Result<(Vec<(String, Tensor)>, Vec<&'static str>), String> {
         let graph = import_onnx(model.encode_to_vec().into(), "case", &ImportOptions::default());
         let mut session = session(&Model::from_graph(graph.map_err(|e| e.to_string())?))?;
         let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
-        session.run(&inputs).map_err(|e| e.to_string())
+        let outputs = session.run(&inputs).map_err(|e| e.to_string())?;
+        let on_cpu = session.plan().steps.iter().filter_map(|step| step.kernel.host()).map(|host| host.op.name());
+        let fallbacks = if session.backend() == "cpu" { Vec::new() } else { on_cpu.collect() };
+        Ok((outputs, fallbacks))
     };
-    let got = match run() {
+    let (got, fallbacks) = match run() {
         Ok(got) => got,
         Err(e) => return Outcome::Refused(format!("{} [{}]", e.replace('\n', " "), nodes.len())),
     };
@@ -119,7 +125,7 @@ fn run_case(folder: &Path, constants: bool, session: &dyn Fn(&Model) -> Result<S
             Err(e) => return Outcome::Refused(e),
         }
     }
-    Outcome::Passed
+    Outcome::Passed(fallbacks)
 }
 
 #[derive(Default)]
@@ -160,10 +166,15 @@ fn cases_of_the_standard() {
     let mut passing = BTreeSet::new();
     let (mut wrong, mut missing) = (Vec::new(), 0);
     let backends = backends();
+    let only = std::env::var("EYAS_ONNX_ONLY").unwrap_or_default();
+    let mut report = String::new();
     std::panic::set_hook(Box::new(|_| {}));
     for line in CASES.lines().filter(|l| !l.starts_with('#')) {
         let mut words = line.split(' ');
         let (Some(tier), Some(place), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+        if !name.contains(&only) {
+            continue;
+        }
         let Some(folder) = folders.iter().map(|f| f.join(name)).find(|f| f.join("model.onnx").exists()) else {
             missing += 1;
             continue;
@@ -184,8 +195,15 @@ fn cases_of_the_standard() {
                     }
                 };
                 let mut cell = cell;
+                let (word, why) = match &outcome {
+                    Outcome::Passed(fallbacks) if fallbacks.is_empty() => ("passed", String::new()),
+                    Outcome::Passed(fallbacks) => ("fallback", fallbacks.join(",")),
+                    Outcome::Refused(why) => ("refused", why.clone()),
+                    Outcome::Wrong(why) => ("wrong", why.clone()),
+                };
+                report += &format!("{backend}\t{mode}\t{tier}\t{place}\t{word}\t{name}\t{why}\n");
                 match outcome {
-                    Outcome::Passed => {
+                    Outcome::Passed(_) => {
                         cell(&mut |c| c.passed += 1);
                         passing.insert(format!("{backend} {mode} {name}"));
                     }
@@ -217,8 +235,13 @@ fn cases_of_the_standard() {
         }
     }
     println!("{table}");
+    if let Some(path) = std::env::var_os("EYAS_ONNX_REPORT") {
+        std::fs::write(path, report).expect("writable");
+    }
     assert!(missing == 0, "{missing} cases are not in EYAS_ONNX_CASES");
-    if std::env::var_os("EYAS_ONNX_WRITE").is_some() {
+    if !only.is_empty() {
+        println!("compared with no list: only names with '{only}' ran");
+    } else if std::env::var_os("EYAS_ONNX_WRITE").is_some() {
         write(&passing, &table, backends.len());
     } else {
         compare(&passing, &backends.iter().map(|(name, _)| *name).collect::<Vec<_>>());
