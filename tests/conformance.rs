@@ -56,6 +56,9 @@ fn difference(got: &Tensor, want: &Tensor, half: bool) -> Option<String> {
     Some(format!("{} of {} differ; element {first} is {}, not {}", far.len(), want.len(), got[first], want[first]))
 }
 
+/// Outputs by name, and the operators that the GPU left to the CPU.
+type Answer = (Vec<(String, Tensor)>, Vec<&'static str>);
+
 fn read_tensors(folder: &Path, kind: &str) -> Vec<TensorProto> {
     (0..)
         .map(|i| folder.join(format!("test_data_set_0/{kind}_{i}.pb")))
@@ -97,7 +100,7 @@ fn run_case(folder: &Path, constants: bool, session: &dyn Fn(&Model) -> Result<S
     }
     graph.input = rest;
     let nodes: Vec<NodeProto> = graph.node.clone();
-    let run = || -> Result<(Vec<(String, Tensor)>, Vec<&'static str>), String> {
+    let run = || -> Result<Answer, String> {
         let graph = import_onnx(model.encode_to_vec().into(), "case", &ImportOptions::default());
         let mut session = session(&Model::from_graph(graph.map_err(|e| e.to_string())?))?;
         let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
