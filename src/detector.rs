@@ -256,7 +256,7 @@ impl Detector {
                 ms.convert = lap_ms(&mut lap);
                 let found = frame_loop.detections(submission)?;
                 ms.infer = lap_ms(&mut lap);
-                // What the shaders cannot do (too many candidates, landmarks) is done on the host from the outputs.
+                // What the shaders cannot do (several classes an anchor, landmarks) is done on the host from the outputs.
                 if found.is_none() || !decoder.head().landmark_outputs().is_empty() {
                     let memory = crate::gpu::frame_loop::read_output_buffers(gpu)?;
                     let views = gpu.plan().outputs.iter().map(|(_, view)| view);

@@ -12,7 +12,7 @@ struct Candidate {
 }
 
 struct Candidates {
-    // how many were found; more than capacity when some did not fit
+    // how many were found: at most one an anchor, so that all fit
     count: atomic<u32>,
     capacity: u32,
     score_threshold: f32,

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::CliError;
 use super::detect::{HeadArgs, json_detections};
 use super::options::Common;
-use super::report::print_line;
+use super::report::{open_handles, print_line, rss_bytes};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -176,9 +176,22 @@ impl Source for Again {
 /// Frames that do not count for the host's time.
 const WARM_UP: u64 = 3;
 
+/// When `-v` tells what the process holds: nothing may grow after the first of these.
+fn is_footprint_due(frames: u64) -> bool {
+    frames == 1000 || frames.is_multiple_of(10_000)
+}
+
+/// What the process holds now, where the system tells.
+fn tell_footprint(frames: u64, live: &Headless) {
+    let Some(bytes) = rss_bytes() else { return };
+    let handles = open_handles().map_or(String::new(), |n| format!(", {n} open handles"));
+    let objects = live.gpu_objects().map_or(String::new(), |n| format!(", {n} GPU objects"));
+    log::info!("after frame {frames}: {:.1} MiB resident{handles}{objects}", bytes as f64 / 1_048_576.0);
+}
+
 /// A frame's line.
 fn json_line(result: &FrameResult, origin: &str, detector: &Detector) -> String {
-    let mut line = json!({
+    json!({
         "frame": result.frame,
         "image": origin,
         "width": result.picture_px[0],
@@ -186,15 +199,8 @@ fn json_line(result: &FrameResult, origin: &str, detector: &Detector) -> String 
         "backend": detector.backend(),
         "adapter": detector.adapter(),
         "detections": json_detections(&result.detections),
-    });
-    if result.overflowed {
-        line["overflowed"] = true.into();
-        static TOLD: std::sync::Once = std::sync::Once::new();
-        TOLD.call_once(|| {
-            log::warn!("more than 1024 candidates in a frame: some are missing; raise --conf, or use --backend cpu");
-        });
-    }
-    line.to_string()
+    })
+    .to_string()
 }
 
 fn print_results(
@@ -251,6 +257,9 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
         // The first frames make pipelines.
         if frames > WARM_UP {
             host_ms += live.meter.last_host_ms();
+        }
+        if is_footprint_due(frames) {
+            tell_footprint(frames, &live);
         }
         if args.json {
             waiting.push_back(picture.origin);

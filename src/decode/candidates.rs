@@ -1,7 +1,8 @@
 //! The GPU buffers between a head's shaders, NMS and drawing: plain structs without any GPU types.
 //!
-//! Candidates buffer: [`CandidatesHeader`], then [`CANDIDATE_CAPACITY`] × [`RawDetection`]. The host writes the header
-//! before each frame. Detections buffer: [`DetectionsHeader`], then `max_detections` × [`RawDetection`].
+//! Candidates buffer: [`CandidatesHeader`], then as many [`RawDetection`] as the head has anchors: the shaders find at most
+//! one candidate an anchor, so that none is lost. The host writes the header before each frame. Detections buffer:
+//! [`DetectionsHeader`], then `max_detections` × [`RawDetection`].
 
 use bytemuck::{Pod, Zeroable};
 
@@ -12,8 +13,8 @@ use crate::infer::plan::View;
 use crate::letterbox::Letterbox;
 use crate::shader::{Precision, Variant};
 
-/// Most candidates that the NMS shader sorts. When a frame has more, the host decodes on the CPU instead.
-pub const CANDIDATE_CAPACITY: usize = 1024;
+/// Most detections that the NMS shader keeps, and most candidates that it sorts at a time.
+pub const NMS_CAPACITY: usize = 1024;
 
 /// Head of the candidates buffer. WGSL: `Candidates` in `shaders/common/candidates.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
@@ -33,19 +34,21 @@ pub struct CandidatesHeader {
 }
 
 impl CandidatesHeader {
-    /// The header of a frame with that geometry; `max_detections` is capped at the capacity.
+    /// The header of a frame with that geometry, for a buffer with room for `capacity` candidates; `max_detections` is
+    /// capped at what the shader keeps.
     pub fn new(
         letterbox: &Letterbox,
+        capacity: usize,
         score_threshold: f32,
         iou_threshold: f32,
         max_detections: usize,
     ) -> CandidatesHeader {
         CandidatesHeader {
             count: 0,
-            capacity: CANDIDATE_CAPACITY as u32,
+            capacity: capacity as u32,
             score_threshold,
             iou_threshold,
-            max_detections: max_detections.min(CANDIDATE_CAPACITY) as u32,
+            max_detections: max_detections.min(NMS_CAPACITY) as u32,
             reserved_0: 0,
             picture_px: letterbox.picture_px,
             scale: letterbox.scale,
@@ -61,22 +64,14 @@ impl CandidatesHeader {
 pub struct DetectionsHeader {
     /// How many detections follow.
     pub count: u32,
-    /// How many candidates passed the score threshold. More than [`CANDIDATE_CAPACITY`]: some were lost, and the host
-    /// must decode this frame on the CPU.
+    /// How many candidates passed the score threshold.
     pub candidates: u32,
     pub reserved: [u32; 14],
 }
 
-impl DetectionsHeader {
-    /// True when candidates did not fit and the detections are not to be trusted.
-    pub fn overflowed(&self) -> bool {
-        self.candidates as usize > CANDIDATE_CAPACITY
-    }
-}
-
-/// Bytes of the candidates buffer.
-pub const fn candidates_bytes() -> usize {
-    size_of::<CandidatesHeader>() + CANDIDATE_CAPACITY * size_of::<RawDetection>()
+/// Bytes of a candidates buffer with that room, at least for one.
+pub fn candidates_bytes(capacity: usize) -> usize {
+    size_of::<CandidatesHeader>() + capacity.max(1) * size_of::<RawDetection>()
 }
 
 /// Bytes of the detections buffer.
@@ -113,7 +108,7 @@ pub struct GpuDecode {
 impl GpuDecode {
     /// The dispatches for outputs that lie at `views` in buffers of that precision.
     pub fn new(head: &dyn Head, views: &[View], precision: Precision, max_detections: usize) -> GpuDecode {
-        let max_detections = max_detections.clamp(1, CANDIDATE_CAPACITY);
+        let max_detections = max_detections.clamp(1, NMS_CAPACITY);
         let mut dispatches: Vec<(Variant, Vec<GpuBinding>)> = head
             .variants(views, precision)
             .into_iter()
@@ -126,7 +121,7 @@ impl GpuDecode {
         dispatches.push((nms::variant(max_detections), vec![GpuBinding::Candidates, GpuBinding::Detections]));
         GpuDecode {
             dispatches,
-            candidates_bytes: candidates_bytes(),
+            candidates_bytes: candidates_bytes(head.anchors()),
             detections_bytes: detections_bytes(max_detections),
         }
     }
@@ -140,8 +135,6 @@ mod tests {
     fn detections_are_read_back() {
         let mut header = DetectionsHeader::zeroed();
         header.count = 2;
-        header.candidates = 1025;
-        assert!(header.overflowed());
         let mut one = RawDetection::zeroed();
         one.score = 0.5;
         let mut bytes = bytemuck::bytes_of(&header).to_vec();

@@ -1,6 +1,6 @@
 //! From outputs to detections: a recognised head with the thresholds, labels and options of one session.
 
-use super::candidates::{CANDIDATE_CAPACITY, CandidatesHeader, GpuDecode};
+use super::candidates::{CandidatesHeader, GpuDecode, NMS_CAPACITY};
 use super::head::{DecodeError, Head, OutputRef, Recognised, ScoreFilter, recognise};
 use super::labels::Labels;
 use super::nms;
@@ -157,15 +157,16 @@ impl Decoder {
     }
 
     /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (several classes per anchor, more
-    /// detections than the shader sorts).
+    /// detections than the shader keeps).
     pub fn gpu(&self, views: &[View], precision: Precision) -> Option<GpuDecode> {
-        (!self.multi_label && self.max_detections <= CANDIDATE_CAPACITY)
+        (!self.multi_label && self.max_detections <= NMS_CAPACITY)
             .then(|| GpuDecode::new(&*self.head, views, precision, self.max_detections))
     }
 
     /// The head of the candidates buffer for a frame.
     pub fn candidates_header(&self, letterbox: &Letterbox) -> CandidatesHeader {
-        CandidatesHeader::new(letterbox, self.score_threshold, self.iou_threshold, self.max_detections)
+        let capacity = self.head.anchors();
+        CandidatesHeader::new(letterbox, capacity, self.score_threshold, self.iou_threshold, self.max_detections)
     }
 }
 

@@ -51,7 +51,7 @@ fn pixel_from_model(x: f32, offset: f32, scale: f32, limit: u32) -> f32 {
 }
 
 /// The shader's algorithm in safe Rust: candidates in model pixels in, detections in picture pixels out, best first.
-/// Quadratic; the shader never sees more than [`super::candidates::CANDIDATE_CAPACITY`].
+/// Quadratic. The shader takes more candidates than it can sort at a time in rounds; what it keeps is the same.
 pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDetection> {
     let mut sorted = candidates.to_vec();
     sorted.sort_by(order);
@@ -162,7 +162,7 @@ mod tests {
         for (n, max, threshold) in [(0, 10, 0.45), (1, 10, 0.45), (7, 3, 0.5), (300, 300, 0.451), (1024, 100, 0.7)] {
             let candidates = crowd(n, 5 + n as u32);
             let expected = naive(&candidates, f64::from(threshold), max);
-            let header = CandidatesHeader::new(&letterbox, 0.0, threshold, max);
+            let header = CandidatesHeader::new(&letterbox, n, 0.0, threshold, max);
             let fast = run(candidates.clone(), threshold, max);
             assert_eq!(fast.iter().map(|d| d.anchor).collect::<Vec<_>>(), expected, "{n}");
             let slow = twin(&header, &candidates);

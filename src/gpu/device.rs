@@ -393,6 +393,31 @@ impl Gpu {
         self.map_operations.load(Ordering::Relaxed)
     }
 
+    /// wgpu's objects that are alive: buffers, textures, bind groups, pipelines and so on, of all devices of this
+    /// instance. `None` for a host application's device.
+    pub fn objects_alive(&self) -> Option<usize> {
+        let (instance, _) = self.origin.as_ref()?;
+        let hub = instance.generate_report()?.hub;
+        let kinds = [
+            hub.pipeline_layouts,
+            hub.shader_modules,
+            hub.bind_group_layouts,
+            hub.bind_groups,
+            hub.command_encoders,
+            hub.command_buffers,
+            hub.render_pipelines,
+            hub.compute_pipelines,
+            hub.query_sets,
+            hub.buffers,
+            hub.textures,
+            hub.texture_views,
+            hub.samplers,
+            hub.render_passes,
+            hub.compute_passes,
+        ];
+        Some(kinds.iter().map(|kind| kind.num_allocated).sum())
+    }
+
     /// Blocks until a submission is done; `None`: until all are.
     ///
     /// # Errors

@@ -206,8 +206,7 @@ impl FrameLoop {
         self.decode.as_ref().map(|d| &d.detections)
     }
 
-    /// Waits for a submission and gives its detections, in picture pixels. `None` when the shaders cannot: too many
-    /// candidates, or options that only the host serves.
+    /// Waits for a submission and gives its detections, in picture pixels. `None` for options that only the host serves.
     ///
     /// # Errors
     /// When the device fails.
@@ -219,10 +218,10 @@ impl FrameLoop {
         let bytes = decode.readback.take_after(&self.gpu, submission)?;
         let read: Option<(DetectionsHeader, Vec<RawDetection>)> =
             bytes.first().and_then(|bytes| read_detections(bytes));
-        let Some((header, found)) = read else {
-            return Err(GpuError::Device("the detections buffer is damaged".into()));
-        };
-        Ok(if header.overflowed() { None } else { Some(found) })
+        match read {
+            Some((_, found)) => Ok(Some(found)),
+            None => Err(GpuError::Device("the detections buffer is damaged".into())),
+        }
     }
 
     /// The overlay that draws on this device.

@@ -252,7 +252,7 @@ impl LiveOverlay {
                 self.give(&found, detector.decoder().max_detections)?;
                 if self.collects {
                     let frame = self.frames;
-                    self.results.push_back(FrameResult { frame, picture_px, detections: found, overflowed: false });
+                    self.results.push_back(FrameResult { frame, picture_px, detections: found });
                 }
             }
         }
@@ -408,7 +408,7 @@ impl LiveOverlay {
             };
             let Some(bytes) = bytes else { break };
             let read: Option<(DetectionsHeader, Vec<RawDetection>)> = bytes.first().and_then(|b| read_detections(b));
-            let Some((header, raw)) = read else {
+            let Some((_, raw)) = read else {
                 return Err(GpuError::Device("the detections buffer is damaged".into()));
             };
             if let Some(p) = self.pending.pop_front() {
@@ -416,7 +416,6 @@ impl LiveOverlay {
                     frame: p.frame,
                     picture_px: p.letterbox.picture_px,
                     detections: decoder.detections(&raw, &p.letterbox, None),
-                    overflowed: header.overflowed(),
                 });
                 self.spare.push((p.source, p.readback));
                 self.spare.truncate(FRAMES_IN_FLIGHT);

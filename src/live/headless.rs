@@ -68,6 +68,14 @@ impl Headless {
         MapOperations::default()
     }
 
+    /// Objects of the GPU library that are alive, where frames are drawn on a device that eyas opened.
+    pub fn gpu_objects(&self) -> Option<usize> {
+        #[cfg(feature = "gpu")]
+        return self.offscreen.as_ref()?.overlay.gpu().objects_alive();
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
     /// Finds and draws one frame; on a GPU it returns before that is done. `acquire_ms` is for the panel.
     ///
     /// # Errors
@@ -140,7 +148,7 @@ impl Headless {
             self.pictures.push_back(shown);
         }
         if self.options.results {
-            let result = FrameResult { frame: self.frames, picture_px, detections: found, overflowed: false };
+            let result = FrameResult { frame: self.frames, picture_px, detections: found };
             self.results.push(result);
         }
         Ok(FrameTimes { stages: Some(ms), ..FrameTimes::default() })

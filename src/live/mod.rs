@@ -24,8 +24,6 @@ pub struct FrameResult {
     pub picture_px: [u32; 2],
     /// Best first, in pixels of the picture; on a GPU without landmarks.
     pub detections: Vec<crate::decode::Detection>,
-    /// More candidates than the shaders sort: detections are missing.
-    pub overflowed: bool,
 }
 
 /// Map operations, each with one copy from the device to the host, by what asked for them.
