@@ -58,6 +58,11 @@ impl<const N: usize> Blocks<N> {
         (1..self.axes.len()).find(|&axis| self.axes[axis].1[view] == 1 && self.axes[axis].0 > 1)
     }
 
+    /// True when rows are two elements wide and follow one another in the view.
+    pub fn is_pairs(&self, view: usize) -> bool {
+        self.axes[0].0 == 2 && self.axes[1].1[view] == 2
+    }
+
     /// Number of elements.
     pub fn count(&self) -> usize {
         self.axes.iter().map(|&(n, _)| n).product()
@@ -65,6 +70,11 @@ impl<const N: usize> Blocks<N> {
 
     /// Calls `work` with blocks that cover the views, from as many threads as pay.
     pub fn share(&self, work: impl Fn(Block<N>) + Sync) {
+        self.share_along(true, work);
+    }
+
+    /// As [`Blocks::share`]; without `cut_inner` all rows stay whole.
+    pub fn share_along(&self, cut_inner: bool, work: impl Fn(Block<N>) + Sync) {
         let (inner, inner_strides) = self.axes[0];
         let (rows, row_strides) = self.axes[1];
         let outer: usize = self.axes[2..].iter().map(|&(n, _)| n).product();
@@ -74,7 +84,7 @@ impl<const N: usize> Blocks<N> {
         let threads = threads::useful_threads(self.count() as u64);
         // Cuts along the longer axis, as many as give every thread a few blocks.
         let wanted = if threads == 1 { 1 } else { (4 * threads).div_ceil(outer) };
-        let by_rows = rows >= wanted || rows * 64 >= inner;
+        let by_rows = !cut_inner || rows >= wanted || rows * 64 >= inner;
         let parts = if by_rows { wanted.min(rows) } else { wanted.min(inner.div_ceil(64)) };
         threads::share(threads, outer * parts, |task| {
             let mut at = [0; N];

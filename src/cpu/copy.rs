@@ -1,18 +1,17 @@
-//! Fast strided copies: contiguous runs, transpositions in small squares, and plain loops for the rest.
+//! Fast strided copies: contiguous runs, transpositions in registers, and plain loops for the rest.
 
 use super::blocks::{Block, Blocks, Shared};
+use super::simd::transpose::transpose;
+use super::simd::{self, Vector, Work};
 use super::{Isa, Memory};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::copy::Copy;
 use crate::infer::plan::step::Step;
 
-/// Side of the squares in which transpositions go: lines of both sides stay in the first-level cache.
-const SQUARE: usize = 16;
-
 /// The fast form of a copy.
-pub fn prepare(_kernel: &Copy, step: &Step, _isa: Isa) -> Option<Box<dyn FastKernel>> {
+pub fn prepare(_kernel: &Copy, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     let (blocks, way) = blocks(step)?;
-    Some(Box::new(CopyFast { blocks, way }))
+    isa.is_available().then(|| Box::new(CopyFast { isa, blocks, way }) as Box<dyn FastKernel>)
 }
 
 /// How a block is copied.
@@ -22,6 +21,8 @@ enum Way {
     Runs,
     /// Rows are contiguous in dst, columns in src.
     Transpose,
+    /// Two contiguous rows of src become the even and the odd elements of dst: a channel shuffle of two groups.
+    Interleave,
     Loops,
 }
 
@@ -35,7 +36,7 @@ fn blocks(step: &Step) -> Option<(Blocks<2>, Way)> {
         ([1, 1], _) => Way::Runs,
         ([_, 1], Some(axis)) => {
             blocks.move_to_rows(axis);
-            Way::Transpose
+            if blocks.is_pairs(1) { Way::Interleave } else { Way::Transpose }
         }
         _ => Way::Loops,
     };
@@ -45,6 +46,7 @@ fn blocks(step: &Step) -> Option<(Blocks<2>, Way)> {
 /// A copy with its axes merged.
 #[derive(Debug)]
 pub struct CopyFast {
+    isa: Isa,
     blocks: Blocks<2>,
     way: Way,
 }
@@ -54,6 +56,7 @@ impl FastKernel for CopyFast {
         let way = match self.way {
             Way::Runs => "runs",
             Way::Transpose => "transpose",
+            Way::Interleave => "interleave",
             Way::Loops => "loops",
         };
         format!("copy_{way}")
@@ -65,16 +68,38 @@ impl FastKernel for CopyFast {
         let src = Shared(memory.pointer(&step.reads[0]));
         let dst = Shared(memory.pointer(&step.writes[0]));
         let (src, dst) = (&src, &dst);
-        self.blocks.share(|block| {
-            // SAFETY: blocks are inside the views and do not overlap in dst; src and dst do not overlap.
-            unsafe {
-                match self.way {
-                    Way::Runs => runs(src.0, dst.0, &block),
-                    Way::Transpose => transpose(src.0, dst.0, &block),
-                    Way::Loops => loops(src.0, dst.0, &block),
-                }
-            }
+        // Pairs are not to be cut.
+        let cut_inner = self.way != Way::Interleave;
+        self.blocks.share_along(cut_inner, |block| {
+            simd::run(self.isa, Part { way: self.way, src: src.0, dst: dst.0, block });
         });
+    }
+}
+
+/// One block of a copy.
+struct Part {
+    way: Way,
+    src: *const f32,
+    dst: *mut f32,
+    block: Block<2>,
+}
+
+impl Work for Part {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let (src, dst, block) = (self.src, self.dst, &self.block);
+        // SAFETY: blocks are inside the views and do not overlap in dst; src and dst do not overlap.
+        unsafe {
+            match self.way {
+                Way::Runs if block.inner <= V::LANES => short_runs::<V>(src, dst, block),
+                Way::Runs => runs(src, dst, block),
+                Way::Transpose => squares::<V>(src, dst, block),
+                Way::Interleave => pairs::<V>(src, dst, block),
+                Way::Loops => loops(src, dst, block),
+            }
+        }
     }
 }
 
@@ -89,16 +114,53 @@ unsafe fn runs(src: *const f32, dst: *mut f32, block: &Block<2>) {
 }
 
 /// # Safety
-/// The block lies inside the views.
-unsafe fn transpose(src: *const f32, dst: *mut f32, block: &Block<2>) {
-    for top in (0..block.rows).step_by(SQUARE) {
-        let rows = SQUARE.min(block.rows - top);
-        for left in (0..block.inner).step_by(SQUARE) {
-            let [from, to] = block.row(top);
-            let at = [from + left * block.inner_strides[0], to + left * block.inner_strides[1]];
-            let square = Block { at, rows, inner: SQUARE.min(block.inner - left), ..*block };
-            // SAFETY: a part of the block.
-            unsafe { loops(src, dst, &square) };
+/// As [`runs`], with rows of one vector at most.
+#[inline(always)]
+unsafe fn short_runs<V: Vector>(src: *const f32, dst: *mut f32, block: &Block<2>) {
+    for row in 0..block.rows {
+        let [from, to] = block.row(row);
+        // SAFETY: by contract.
+        unsafe { V::load_first(src.add(from), block.inner).store_first(dst.add(to), block.inner) };
+    }
+}
+
+/// # Safety
+/// The block lies inside the views; rows are contiguous in dst, columns in src.
+#[inline(always)]
+unsafe fn squares<V: Vector>(src: *const f32, dst: *mut f32, block: &Block<2>) {
+    let (step_src, step_dst) = (block.inner_strides[0], block.row_strides[1]);
+    for top in (0..block.rows).step_by(V::LANES) {
+        let rows = V::LANES.min(block.rows - top);
+        let [from, to] = block.row(top);
+        for left in (0..block.inner).step_by(V::LANES) {
+            let size = (V::LANES.min(block.inner - left), rows);
+            // SAFETY: by contract.
+            unsafe {
+                transpose::<V>(src.add(from + left * step_src), step_src, dst.add(to + left), step_dst, size, |x| x)
+            };
+        }
+    }
+}
+
+/// # Safety
+/// The block lies inside the views; it is two elements wide, contiguous in dst with its columns contiguous in src.
+#[inline(always)]
+unsafe fn pairs<V: Vector>(src: *const f32, dst: *mut f32, block: &Block<2>) {
+    let (even, dst) = (src.wrapping_add(block.at[0]), dst.wrapping_add(block.at[1]));
+    let odd = even.wrapping_add(block.inner_strides[0]);
+    let mut row = 0;
+    // SAFETY: by contract.
+    unsafe {
+        while row + V::LANES <= block.rows {
+            let (first, second) = V::load(even.add(row)).interleave(V::load(odd.add(row)));
+            first.store(dst.add(2 * row));
+            second.store(dst.add(2 * row + V::LANES));
+            row += V::LANES;
+        }
+        while row < block.rows {
+            *dst.add(2 * row) = *even.add(row);
+            *dst.add(2 * row + 1) = *odd.add(row);
+            row += 1;
         }
     }
 }
@@ -128,8 +190,10 @@ mod tests {
         let step = step(vec![src], vec![dst]);
         assert_eq!(blocks(&step).map(|(_, way)| way), Some(way), "{step:?}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("threads");
-        let fast = prepare(&Copy, &step, Isa::Portable).expect("a copy");
-        assert_eq!(pool.install(|| outputs(&*fast, &step, &[&x])), x);
+        for isa in Isa::available() {
+            let fast = prepare(&Copy, &step, isa).expect("a copy");
+            assert_eq!(pool.install(|| outputs(&*fast, &step, &[&x])), x);
+        }
     }
 
     #[test]
@@ -140,6 +204,20 @@ mod tests {
             check(map(0, shape, 2, 1), map(1, shape, 1, 5), Way::Runs);
             check(planar(0), map(1, shape, 0, 2), Way::Transpose);
             check(map(0, shape, 1, 0), planar(1), Way::Transpose);
+            // A channel shuffle of two groups.
+            let [n, c, h, w] = shape;
+            let grouped = View { buffer: BufferId(0), offset: 0, shape: vec![n, c, 2, h, w], strides: vec![] };
+            let view = |buffer, strides: [usize; 5]| View {
+                buffer: BufferId(buffer),
+                strides: strides.to_vec(),
+                ..grouped.clone()
+            };
+            let (area, pixel) = (h * w, 2 * c + 3);
+            check(
+                view(0, [area * pixel, 1, c, w * pixel, pixel]),
+                view(1, [area * 2 * c, 2, 1, w * 2 * c, 2 * c]),
+                Way::Interleave,
+            );
             let mut wide = shape;
             wide[1] *= 2;
             check(map(0, wide, 0, 0).sliced(1, 1, shape[1], 2), map(1, shape, 0, 0), Way::Loops);

@@ -1,7 +1,9 @@
 //! Fast elementwise functions: rows of contiguous elements, with operands that run along or repeat one value.
 
 use super::blocks::{Block, Blocks, Shared};
+use super::simd::activate::{self, Activate as _};
 use super::simd::tile::{Epilogue, Finish};
+use super::simd::transpose::transpose;
 use super::simd::{self, Vector, Work};
 use super::{Isa, Memory};
 use crate::infer::activation::Activation;
@@ -16,7 +18,7 @@ const PIECE: usize = 2048;
 /// The fast form of an elementwise step; `None` for rare functions and where the fastest axis of dst has gaps.
 pub fn prepare(kernel: &Elementwise, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     let binary = match kernel.function {
-        Function::Identity => false,
+        Function::Identity | Function::Exp => false,
         Function::Add | Function::Sub | Function::Mul | Function::Div => true,
         _ => return None,
     };
@@ -27,7 +29,8 @@ pub fn prepare(kernel: &Elementwise, step: &Step, isa: Isa) -> Option<Box<dyn Fa
     Some(Box::new(ElementwiseFast { isa, kernel: *kernel, binary, blocks }))
 }
 
-/// The views a, b (or a again), dst. `None` where a row is not contiguous.
+/// The views a, b (or a again), dst. `None` where a row is not contiguous in dst, nor in a and b or (with one input)
+/// along the second axis.
 fn blocks(step: &Step, binary: bool) -> Option<Blocks<3>> {
     let a = step.reads.first()?;
     let b = if binary { step.reads.get(1)? } else { a };
@@ -35,9 +38,16 @@ fn blocks(step: &Step, binary: bool) -> Option<Blocks<3>> {
     if a.shape != dst.shape || b.shape != dst.shape {
         return None;
     }
-    let blocks = Blocks::new([a, b, dst]);
-    let [a, b, dst] = blocks.inner_strides();
-    (dst == 1 && a <= 1 && b <= 1 && (binary || a == 1)).then_some(blocks)
+    let mut blocks = Blocks::new([a, b, dst]);
+    match blocks.inner_strides() {
+        [1, 1, 1] => Some(blocks),
+        [0 | 1, 0 | 1, 1] if binary => Some(blocks),
+        [_, _, 1] if !binary => {
+            blocks.move_to_rows(blocks.unit_axis(0)?);
+            Some(blocks)
+        }
+        _ => None,
+    }
 }
 
 /// An elementwise function on rows.
@@ -80,6 +90,11 @@ impl Work for Rows {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
+        if self.block.inner_strides[0] > 1 {
+            // SAFETY: `blocks` lets that pass for one input only, whose second axis is contiguous.
+            unsafe { self.turned::<V>() };
+            return;
+        }
         for row in 0..self.block.rows {
             let [a, b, dst] = self.block.row(row);
             let mut done = 0;
@@ -96,19 +111,91 @@ impl Work for Rows {
                         Function::Sub => binary::<V, Sub>(a, step_a, b, step_b, dst, count),
                         Function::Mul => binary::<V, Mul>(a, step_a, b, step_b, dst, count),
                         Function::Div => binary::<V, Div>(a, step_a, b, step_b, dst, count),
+                        Function::Exp => exponential::<V>(a, dst, count),
                         _ => a,
                     };
                     if self.kernel.activation != Activation::None || finished_from == a {
-                        let epilogue = Epilogue { activation: self.kernel.activation, residual: Residual::None };
-                        let (tile, channels) = (finished_from, count);
-                        Finish { epilogue, tile, tile_stride: 0, channels, dst: &[dst], residual: &[], offset: 0 }
-                            .run::<V>();
+                        finish::<V>(self.kernel.activation, finished_from, dst, count);
                     }
                 }
                 done += count;
             }
         }
     }
+}
+
+impl Rows {
+    /// Rows of dst that are columns of src: transposed to dst, then finished there in place.
+    ///
+    /// # Safety
+    /// The block lies inside the views; the second axis is contiguous in src.
+    #[inline(always)]
+    unsafe fn turned<V: Vector>(&self) {
+        const LENGTH: usize = 256;
+        let block = &self.block;
+        let (step_src, step_dst) = (block.inner_strides[0], block.row_strides[2]);
+        for top in (0..block.rows).step_by(V::LANES) {
+            let rows = V::LANES.min(block.rows - top);
+            let [from, _, to] = block.row(top);
+            for start in (0..block.inner).step_by(LENGTH) {
+                let end = (start + LENGTH).min(block.inner);
+                for left in (start..end).step_by(V::LANES) {
+                    let size = (V::LANES.min(end - left), rows);
+                    // SAFETY: by contract.
+                    unsafe {
+                        let src = self.a.add(from + left * step_src);
+                        transpose::<V>(src, step_src, self.dst.add(to + left), step_dst, size, |x| x);
+                    }
+                }
+                for r in 0..rows {
+                    // SAFETY: by contract; vectors are read before they are written.
+                    unsafe {
+                        let dst = self.dst.add(to + r * step_dst + start);
+                        if self.kernel.function == Function::Exp {
+                            exponential::<V>(dst, dst, end - start);
+                        }
+                        if self.kernel.activation != Activation::None {
+                            finish::<V>(self.kernel.activation, dst, dst, end - start);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// dst[i] = activation(src[i])
+///
+/// # Safety
+/// `count` elements behind each pointer.
+#[inline(always)]
+unsafe fn finish<V: Vector>(activation: Activation, src: *const f32, dst: *mut f32, count: usize) {
+    let epilogue = Epilogue { activation, residual: Residual::None };
+    // SAFETY: by contract.
+    unsafe {
+        Finish { epilogue, tile: src, tile_stride: 0, channels: count, dst: &[dst], residual: &[], offset: 0 }
+            .run::<V>();
+    }
+}
+
+/// dst[i] = e^src[i]; gives dst.
+///
+/// # Safety
+/// `count` elements behind each pointer.
+#[inline(always)]
+unsafe fn exponential<V: Vector>(src: *const f32, dst: *mut f32, count: usize) -> *const f32 {
+    // SAFETY: by contract.
+    unsafe {
+        let whole = count - count % V::LANES;
+        for i in (0..whole).step_by(V::LANES) {
+            activate::Exp.apply(V::load(src.add(i))).store(dst.add(i));
+        }
+        if count > whole {
+            let rest = count - whole;
+            activate::Exp.apply(V::load_first(src.add(whole), rest)).store_first(dst.add(whole), rest);
+        }
+    }
+    dst
 }
 
 /// A function of two vectors.
@@ -215,6 +302,7 @@ mod tests {
                     Function::Sub => x - y,
                     Function::Mul => x * y,
                     Function::Div => x / y,
+                    Function::Exp => x.exp(),
                     _ => x,
                 };
                 activate_f64(activation, z)
@@ -226,6 +314,23 @@ mod tests {
             let fast = prepare(&kernel, &step, isa).expect("rows");
             let got = outputs(&*fast, &step, &[&x, &y]);
             assert_close(&got, &wanted, 1e-5, &format!("{} {step:?}", fast.label()));
+        }
+    }
+
+    #[test]
+    fn rows_of_dst_that_are_columns_of_src() {
+        for shape in [[1, 13, 5, 7], [2, 16, 3, 3], [1, 80, 20, 20], [1, 33, 1, 9], [1, 5, 40, 30]] {
+            for (function, activation) in [
+                (Function::Identity, Activation::Sigmoid),
+                (Function::Identity, Activation::None),
+                (Function::Exp, Activation::None),
+                (Function::Exp, Activation::Relu),
+            ] {
+                let planar = View::row_major(BufferId(1), &shape);
+                check(function, activation, map(0, shape, 2, 1), None, planar);
+                let planar = View::row_major(BufferId(0), &shape);
+                check(function, activation, planar, None, map(1, shape, 0, 3));
+            }
         }
     }
 

@@ -5,6 +5,7 @@ pub mod conv;
 pub mod copy;
 pub mod depthwise;
 pub mod elementwise;
+pub mod fill;
 pub mod isa;
 #[cfg(test)]
 mod layout_measurement;
@@ -12,9 +13,11 @@ pub mod matmul;
 pub mod memory;
 pub mod peak;
 pub mod pool;
+pub mod reduce;
 pub mod resize;
 pub mod session;
 pub(crate) mod simd;
+pub mod softmax;
 #[cfg(test)]
 mod testing;
 pub mod threads;

@@ -79,6 +79,20 @@ impl Activate for Identity {
     }
 }
 
+/// e^x; infinite and 0 where that is no normal number, not a number where x is not.
+#[derive(Clone, Copy)]
+pub struct Exp;
+impl Activate for Exp {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(self, x: V) -> V {
+        // The square of the exponential of a half, to reach the ends of the range. In this order min and max let pass
+        // what is not a number, and x − x is 0 or not a number.
+        let x = V::splat(200.0).min(V::splat(-200.0).max(x));
+        let half = exp(x.mul(V::splat(0.5)));
+        half.mul(half).add(x.sub(x))
+    }
+}
+
 #[derive(Clone, Copy)]
 pub struct Clip {
     pub lo: f32,

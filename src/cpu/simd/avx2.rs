@@ -86,6 +86,27 @@ impl Vector for Avx2 {
     unsafe fn reciprocal(self) -> Self {
         Self::splat(1.0).div(self)
     }
+    #[inline(always)]
+    unsafe fn interleave(self, other: Self) -> (Self, Self) {
+        let (lo, hi) = (_mm256_unpacklo_ps(self.0, other.0), _mm256_unpackhi_ps(self.0, other.0));
+        (Avx2(_mm256_permute2f128_ps::<0x20>(lo, hi)), Avx2(_mm256_permute2f128_ps::<0x31>(lo, hi)))
+    }
+    #[inline(always)]
+    unsafe fn keep_first(self, count: usize, other: Self) -> Self {
+        Avx2(_mm256_blendv_ps(other.0, self.0, _mm256_castsi256_ps(first(count))))
+    }
+    #[inline(always)]
+    unsafe fn sum_lanes(self) -> f32 {
+        let x = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    }
+    #[inline(always)]
+    unsafe fn max_lanes(self) -> f32 {
+        let x = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+    }
 }
 
 /// # Safety

@@ -86,6 +86,25 @@ impl Vector for Avx512 {
         let error = _mm512_fnmadd_ps(self.0, guess, _mm512_set1_ps(1.0));
         Avx512(_mm512_fmadd_ps(guess, error, guess))
     }
+    #[inline(always)]
+    unsafe fn interleave(self, other: Self) -> (Self, Self) {
+        let lo = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let hi = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        let pick = |which| Avx512(_mm512_permutex2var_ps(self.0, which, other.0));
+        (pick(lo), pick(hi))
+    }
+    #[inline(always)]
+    unsafe fn keep_first(self, count: usize, other: Self) -> Self {
+        Avx512(_mm512_mask_blend_ps(first(count), other.0, self.0))
+    }
+    #[inline(always)]
+    unsafe fn sum_lanes(self) -> f32 {
+        _mm512_reduce_add_ps(self.0)
+    }
+    #[inline(always)]
+    unsafe fn max_lanes(self) -> f32 {
+        _mm512_reduce_max_ps(self.0)
+    }
 }
 
 /// # Safety

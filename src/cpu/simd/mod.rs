@@ -18,6 +18,7 @@ pub mod avx512;
 pub mod neon;
 pub mod portable;
 pub mod tile;
+pub mod transpose;
 
 use super::Isa;
 
@@ -52,6 +53,13 @@ pub trait Vector: Copy {
     unsafe fn scale_by_power_of_two(self, shifted: Self) -> Self;
     /// 1/self within 2 ulp, for arguments in [1, 2¹²⁶].
     unsafe fn reciprocal(self) -> Self;
+    /// The lanes in turns, as two vectors: a₀ b₀ a₁ b₁ … . Done to the vectors of a square (i with i + half, the pairs
+    /// side by side) as often as log₂ of their number, it transposes it.
+    unsafe fn interleave(self, other: Self) -> (Self, Self);
+    /// The first `count` lanes, the others from `other`.
+    unsafe fn keep_first(self, count: usize, other: Self) -> Self;
+    unsafe fn sum_lanes(self) -> f32;
+    unsafe fn max_lanes(self) -> f32;
 }
 
 /// 1.5·2²³: added to a number within ±2²², it leaves the nearest integer in the low bits of the mantissa.

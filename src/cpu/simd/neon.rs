@@ -84,6 +84,23 @@ impl Vector for Neon {
     unsafe fn reciprocal(self) -> Self {
         Self::splat(1.0).div(self)
     }
+    #[inline(always)]
+    unsafe fn interleave(self, other: Self) -> (Self, Self) {
+        (Neon(vzip1q_f32(self.0, other.0)), Neon(vzip2q_f32(self.0, other.0)))
+    }
+    #[inline(always)]
+    unsafe fn keep_first(self, count: usize, other: Self) -> Self {
+        static FIRST: [u32; 8] = [u32::MAX, u32::MAX, u32::MAX, u32::MAX, 0, 0, 0, 0];
+        Neon(vbslq_f32(vld1q_u32(FIRST.as_ptr().add(4 - count)), self.0, other.0))
+    }
+    #[inline(always)]
+    unsafe fn sum_lanes(self) -> f32 {
+        vaddvq_f32(self.0)
+    }
+    #[inline(always)]
+    unsafe fn max_lanes(self) -> f32 {
+        vmaxvq_f32(self.0)
+    }
 }
 
 /// # Safety

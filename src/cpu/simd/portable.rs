@@ -95,6 +95,25 @@ impl Vector for Portable {
     unsafe fn reciprocal(self) -> Self {
         Self::splat(1.0).div(self)
     }
+    #[inline(always)]
+    unsafe fn interleave(self, other: Self) -> (Self, Self) {
+        let (a, b) = (self.0, other.0);
+        (Portable([a[0], b[0], a[1], b[1]]), Portable([a[2], b[2], a[3], b[3]]))
+    }
+    #[inline(always)]
+    unsafe fn keep_first(self, count: usize, other: Self) -> Self {
+        let mut lanes = other.0;
+        lanes[..count].copy_from_slice(&self.0[..count]);
+        Portable(lanes)
+    }
+    #[inline(always)]
+    unsafe fn sum_lanes(self) -> f32 {
+        self.0.iter().sum()
+    }
+    #[inline(always)]
+    unsafe fn max_lanes(self) -> f32 {
+        self.0.into_iter().fold(f32::MIN, f32::max)
+    }
 }
 
 /// # Safety

@@ -2,7 +2,7 @@
 
 use super::walk::Walk;
 use super::wgsl::{self, Lanes};
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -31,6 +31,10 @@ impl Kernel for Fill {
         let mut b = VariantBuilder::new("fill", include_str!("../../../shaders/infer/fill.wgsl")).precision(precision);
         b = lanes.write(lanes.extents(b), 0, 0).f32("VALUE", self.value);
         wgsl::build_flat(b, lanes.count().div_ceil(64))
+    }
+
+    fn fast(&self, step: &Step, _isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::fill::prepare(self, step)
     }
 }
 

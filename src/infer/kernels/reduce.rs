@@ -2,7 +2,7 @@
 
 use super::walk::Walk;
 use super::wgsl::{self, Lanes};
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -52,7 +52,7 @@ fn team(reduced: usize) -> usize {
 }
 
 /// The axes that stay (walked in src and dst) and those that are reduced (walked in src).
-fn walks(step: &Step) -> (Walk, Walk) {
+pub(crate) fn walks(step: &Step) -> (Walk, Walk) {
     let (src, dst) = (&step.reads[0], &step.writes[0]);
     let (gone, kept): (Vec<usize>, Vec<usize>) =
         (0..src.rank()).partition(|&axis| dst.shape[axis] == 1 && src.shape[axis] != 1);
@@ -124,6 +124,10 @@ impl Kernel for Reduce {
                 &format!("fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.kind.wgsl()),
             );
         wgsl::build_flat(b, lanes.count().div_ceil(64 / team))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::reduce::prepare(self, step, isa)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::walk::Walk;
 use super::wgsl;
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::step::Step;
 use crate::shader::{Precision, Variant, VariantBuilder};
 
@@ -72,6 +72,10 @@ impl Kernel for Softmax {
         b = wgsl::list(b, "EXTENTS", &rows.extents.iter().map(|&n| n.max(1)).collect::<Vec<_>>());
         b = wgsl::list(wgsl::list(b, "SRC_STRIDES", &rows.strides[0]), "DST_STRIDES", &rows.strides[1]);
         wgsl::build_flat(b, count.div_ceil(64 / team))
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        crate::cpu::softmax::prepare(self, step, isa)
     }
 }
 
