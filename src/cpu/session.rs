@@ -9,7 +9,7 @@ use crate::infer::plan::memory::plan_arena;
 use crate::infer::plan::step::{BufferKind, OutputPlace, Plan};
 use crate::infer::plan::transfer;
 use crate::infer::plan::view::{BufferId, View};
-use crate::infer::tensor::{DType, Tensor};
+use crate::infer::tensor::Tensor;
 
 /// Why a plan cannot be run on the CPU.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -97,16 +97,9 @@ impl CpuSession {
     /// # Errors
     /// When they do not.
     pub fn write_tensor(&mut self, index: usize, tensor: &Tensor) -> Result<(), String> {
-        match self.plan.host.inputs.get(index) {
-            Some(&Some((place, dtype))) => {
-                let as_f32 = dtype == DType::F32 && tensor.dtype() == DType::F16;
-                if tensor.dtype() != dtype && !as_f32 {
-                    return Err(format!("is {}, the network expects {dtype}", tensor.dtype()));
-                }
-                self.host[place] =
-                    Some(if as_f32 { Tensor::from_f32(tensor.shape(), tensor.to_f32())? } else { tensor.clone() });
-            }
-            _ => self.write_input(index, &tensor.to_f32()),
+        match self.plan.host.input(index, tensor)? {
+            Some((place, tensor)) => self.host[place] = Some(tensor),
+            None => self.write_input(index, &tensor.to_f32()),
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ pub mod device;
 pub mod dispatch;
 pub mod draw;
 pub mod frame_loop;
+mod hop;
 pub mod live;
 pub mod offscreen;
 mod pass_timer;

@@ -2,15 +2,19 @@
 //!
 //! No two plan buffers share memory, even where their lifetimes would allow it. wgpu tracks hazards per buffer, so one
 //! arena would put a barrier between every two dispatches; like this there is one only where a step needs another's
-//! result. All of a run is one compute pass and one submission.
+//! result. All of a run is one compute pass and one submission, unless the plan has hops: operators that the host computes
+//! in between. Each ends a submission, reads back what the operators take, and uploads what the device needs of them.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::buffer::{Readback, decode_f32, encode_f32};
 use super::device::lock;
 use super::dispatch::Dispatch;
+use super::hop::HostSide;
 use super::{Gpu, GpuError};
-use crate::infer::plan::step::{BufferKind, Plan, Step};
+use crate::infer::kernel::Place;
+use crate::infer::plan::step::{BufferKind, OutputPlace, Plan, Step};
 use crate::infer::plan::transfer::{gather, scatter};
 use crate::infer::plan::view::{BufferId, View};
 use crate::infer::tensor::Tensor;
@@ -36,8 +40,9 @@ pub struct GpuSession {
     last: Mutex<Option<wgpu::SubmissionIndex>>,
     /// Host images of the input buffers, made when first needed; their padding is zero and stays so.
     images: Mutex<Vec<Vec<f32>>>,
-    /// The way back of all outputs; taken out while in use.
+    /// The way back of all outputs in memory; taken out while in use.
     readback: Mutex<Option<Readback>>,
+    host: Mutex<HostSide>,
 }
 
 impl GpuSession {
@@ -64,14 +69,19 @@ impl GpuSession {
                 }
             });
         }
-        let variants: Vec<Variant> = plan.steps.par_iter().map(|s| s.kernel.variant(s, precision)).collect();
+        let on_device = |step: &Step| step.kernel.place() == Place::Device;
+        let variants: Vec<Option<Variant>> = plan
+            .steps
+            .par_iter()
+            .map(|s| on_device(s).then(|| s.kernel.variant(s, precision)).filter(|variant| !is_idle(variant)))
+            .collect();
         let mut weights = Vec::with_capacity(plan.steps.len());
         // Packing weights is worth all cores, but not a second copy of all weights in host memory.
         for (steps, variants) in plan.steps.chunks(STEPS_PACKED_AT_ONCE).zip(variants.chunks(STEPS_PACKED_AT_ONCE)) {
             let packed: Vec<Vec<f32>> = steps
                 .par_iter()
                 .zip(variants)
-                .map(|(step, variant)| if is_idle(variant) { Vec::new() } else { step.kernel.gpu_weights(step) })
+                .map(|(step, variant)| if variant.is_some() { step.kernel.gpu_weights(step) } else { Vec::new() })
                 .collect();
             for (step, values) in steps.iter().zip(&packed) {
                 weights.push(match values.as_slice() {
@@ -84,7 +94,7 @@ impl GpuSession {
         let (busy, jobs): (Vec<usize>, Vec<_>) = variants
             .into_iter()
             .enumerate()
-            .filter(|(_, variant)| !is_idle(variant))
+            .filter_map(|(i, variant)| Some((i, variant?)))
             .map(|(i, variant)| (i, (variant, bound_buffers(&plan.steps[i], weights[i].as_ref(), &buffers))))
             .unzip();
         let mut dispatches: Vec<Option<Dispatch>> = vec![None; plan.steps.len()];
@@ -94,6 +104,7 @@ impl GpuSession {
         drop(jobs);
         Ok(GpuSession {
             images: Mutex::new(vec![Vec::new(); plan.inputs.len()]),
+            host: Mutex::new(HostSide::new(&plan)),
             gpu,
             plan,
             precision,
@@ -127,28 +138,54 @@ impl GpuSession {
         &self.buffers[id.0]
     }
 
-    /// The dispatch of a step; `None` when the step has nothing to do.
+    /// The dispatch of a step; `None` when the step has nothing to do, or the host does it.
     pub fn dispatch(&self, step: usize) -> Option<&Dispatch> {
         self.dispatches[step].as_ref()
     }
 
-    /// Appends all steps to a pass.
+    /// True when a run is one submission: the host computes nothing in between.
+    pub fn is_one_submission(&self) -> bool {
+        self.plan.hops.is_empty()
+    }
+
+    /// Appends all steps to a pass. Only for plans without hops ([`GpuSession::is_one_submission`]); all others are run
+    /// by [`GpuSession::run`].
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for dispatch in self.dispatches.iter().flatten() {
+        self.encode_steps(0..self.dispatches.len(), pass);
+    }
+
+    pub(super) fn encode_steps(&self, steps: Range<usize>, pass: &mut wgpu::ComputePass<'_>) {
+        for dispatch in self.dispatches.get(steps).into_iter().flatten().flatten() {
             dispatch.encode(pass);
         }
     }
 
-    /// Submits one run and does not wait for it.
+    /// Submits one run and does not wait for it; only for what the host must compute in between.
     ///
     /// # Errors
-    /// [`GpuError::Device`] or [`GpuError::Lost`].
+    /// [`GpuError::Device`] or [`GpuError::Lost`]; [`GpuError::Invalid`] for values that an operator on the host refuses.
     pub fn run(&self) -> Result<(), GpuError> {
+        let mut host = lock(&self.host);
+        host.times_ms.clear();
+        let mut at = 0;
+        for (i, hop) in self.plan.hops.iter().enumerate() {
+            host.hop(self, i, at..hop.steps.start)?;
+            at = hop.steps.end;
+        }
+        let rest = at..self.dispatches.len();
+        if at > 0 && self.dispatches[rest.clone()].iter().all(Option::is_none) {
+            return Ok(());
+        }
         let submission = self.gpu.submit(|encoder| {
-            self.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+            self.encode_steps(rest, &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
         })?;
         *lock(&self.last) = Some(submission);
         Ok(())
+    }
+
+    /// Step and milliseconds of each operator that the host computed in the last run.
+    pub fn host_times_ms(&self) -> Vec<(usize, f64)> {
+        lock(&self.host).times_ms.clone()
     }
 
     /// Blocks until the last [`GpuSession::run`] is done.
@@ -188,6 +225,11 @@ impl GpuSession {
                 tensor.shape()
             )));
         }
+        let on_host = self.plan.host.input(index, tensor);
+        if let Some((place, tensor)) = on_host.map_err(|why| GpuError::Invalid(format!("input '{name}' {why}")))? {
+            lock(&self.host).tensors[place] = Some(tensor);
+            return Ok(());
+        }
         let converted;
         let dense = match tensor.as_f32() {
             Some(values) => values,
@@ -207,7 +249,7 @@ impl GpuSession {
         }
     }
 
-    /// Waits for the last run and reads one output as a dense f32 tensor.
+    /// Waits for the last run and reads one output as a dense tensor; f32 unless it lives on the host.
     ///
     /// # Errors
     /// [`GpuError::Invalid`] when there is no such output; [`GpuError::Device`] or [`GpuError::Lost`].
@@ -215,9 +257,25 @@ impl GpuSession {
         let Some((_, view)) = self.plan.outputs.get(index) else {
             return Err(GpuError::Invalid(format!("no output {index}: there are {}", self.plan.outputs.len())));
         };
+        if let Some(tensor) = self.output_on_host(index) {
+            return tensor;
+        }
         let span = Span::of(view, self.precision);
         let bytes = self.gpu.download_ranges(&[(self.buffer(view.buffer), span.start_bytes, span.len_bytes)])?;
         span.tensor(view, bytes.first().map_or(&[], Vec::as_slice), self.precision)
+    }
+
+    /// An output that is not in the device's memory.
+    pub(super) fn output_on_host(&self, index: usize) -> Option<Result<Tensor, GpuError>> {
+        match self.plan.host.outputs.get(index)? {
+            OutputPlace::Memory => None,
+            OutputPlace::Constant(tensor) => Some(Ok(tensor.clone())),
+            OutputPlace::Host(place) => {
+                let tensor = lock(&self.host).tensors.get(*place).cloned().flatten();
+                let name = &self.plan.outputs[index].0;
+                Some(tensor.ok_or_else(|| GpuError::Invalid(format!("output '{name}' was not computed yet"))))
+            }
+        }
     }
 
     /// Waits for the last run and reads all outputs in one submission.
@@ -225,30 +283,36 @@ impl GpuSession {
     /// # Errors
     /// [`GpuError::Device`] or [`GpuError::Lost`].
     pub fn read_outputs(&self) -> Result<Vec<Tensor>, GpuError> {
-        let spans: Vec<Span> = self.plan.outputs.iter().map(|(_, view)| Span::of(view, self.precision)).collect();
-        // Taken out, so that an error drops it with whatever state it is in.
-        let kept = lock(&self.readback).take();
-        let readback = match kept {
-            Some(readback) => readback,
-            None => {
-                let ranges: Vec<_> = spans
-                    .iter()
-                    .zip(&self.plan.outputs)
-                    .map(|(span, (_, view))| (self.buffer(view.buffer), span.start_bytes, span.len_bytes))
-                    .collect();
-                Readback::new(&self.gpu, &ranges)?
+        let outputs = &self.plan.outputs;
+        let mut tensors = (0..outputs.len())
+            .map(|i| self.output_on_host(i).transpose())
+            .collect::<Result<Vec<Option<Tensor>>, GpuError>>()?;
+        let in_memory: Vec<(usize, Span)> = (0..outputs.len())
+            .filter(|&i| tensors[i].is_none())
+            .map(|i| (i, Span::of(&outputs[i].1, self.precision)))
+            .collect();
+        if !in_memory.is_empty() {
+            // Taken out, so that an error drops it with whatever state it is in.
+            let kept = lock(&self.readback).take();
+            let readback = match kept {
+                Some(readback) => readback,
+                None => {
+                    let ranges: Vec<_> = in_memory
+                        .iter()
+                        .map(|&(i, span)| (self.buffer(outputs[i].1.buffer), span.start_bytes, span.len_bytes))
+                        .collect();
+                    Readback::new(&self.gpu, &ranges)?
+                }
+            };
+            let submission = self.gpu.submit(|encoder| readback.encode(encoder))?;
+            readback.map(&self.gpu)?;
+            let bytes = readback.take_after(&self.gpu, submission)?;
+            *lock(&self.readback) = Some(readback);
+            for (&(i, span), bytes) in in_memory.iter().zip(&bytes) {
+                tensors[i] = Some(span.tensor(&outputs[i].1, bytes, self.precision)?);
             }
-        };
-        let submission = self.gpu.submit(|encoder| readback.encode(encoder))?;
-        readback.map(&self.gpu)?;
-        let bytes = readback.take_after(&self.gpu, submission)?;
-        *lock(&self.readback) = Some(readback);
-        spans
-            .iter()
-            .zip(&self.plan.outputs)
-            .zip(&bytes)
-            .map(|((span, (_, view)), bytes)| span.tensor(view, bytes, self.precision))
-            .collect()
+        }
+        Ok(tensors.into_iter().flatten().collect())
     }
 }
 
@@ -296,14 +360,14 @@ impl Uploads<'_> {
 
 /// The bytes of a buffer that a view touches, from a multiple of 4.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     start_elements: usize,
-    start_bytes: u64,
-    len_bytes: usize,
+    pub start_bytes: u64,
+    pub len_bytes: usize,
 }
 
 impl Span {
-    fn of(view: &View, precision: Precision) -> Span {
+    pub fn of(view: &View, precision: Precision) -> Span {
         let size = precision.size_bytes();
         if view.is_empty() {
             return Span { start_elements: 0, start_bytes: 0, len_bytes: 0 };
@@ -316,7 +380,7 @@ impl Span {
         }
     }
 
-    fn tensor(&self, view: &View, bytes: &[u8], precision: Precision) -> Result<Tensor, GpuError> {
+    pub fn tensor(&self, view: &View, bytes: &[u8], precision: Precision) -> Result<Tensor, GpuError> {
         let offset = if view.is_empty() { 0 } else { view.offset - self.start_elements };
         let shifted = View { offset, ..view.clone() };
         let values = gather(&decode_f32(bytes, precision), &shifted);

@@ -12,6 +12,19 @@ use crate::shader::{Precision, Variant};
 /// Memory of one binding as a twin sees it. Cells, because a step may read one part of a buffer and write another.
 pub type Cells<'a> = &'a [Cell<f32>];
 
+/// Where a step runs in a plan whose memory is on a device other than the host. Numbers are places among the plan's
+/// [`crate::infer::plan::step::HostValues`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Device,
+    /// An operator on dense host tensors.
+    Host,
+    /// Copies the one view that the step reads into a host tensor.
+    Download(usize),
+    /// Copies a host tensor into the one view that the step writes.
+    Upload(usize),
+}
+
 /// A kernel with everything but the buffers fixed: shapes, attributes, packed weights.
 pub trait Kernel: Debug + Send + Sync {
     /// Stem of the shader and of the twin's file: `conv` for `shaders/infer/conv.wgsl` and `src/infer/kernels/conv.rs`.
@@ -35,9 +48,19 @@ pub trait Kernel: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// The step as an operator on dense host tensors, for steps that have no kernel proper. They run on the CPU only.
+    /// The step as an operator on dense host tensors, for steps that have no kernel proper.
     fn host(&self) -> Option<&super::kernels::host::Host> {
         None
+    }
+
+    /// Where the step runs.
+    fn place(&self) -> Place {
+        Place::Device
+    }
+
+    /// Places among the host tensors that the step takes from and gives to.
+    fn host_places(&self) -> (Vec<usize>, Vec<usize>) {
+        (Vec::new(), Vec::new())
     }
 
     /// A CPU form faster than the twin, for these instructions; `None` where the twin is all there is.

@@ -1,8 +1,8 @@
 //! Operators on dense host tensors: whatever is not feature-map arithmetic in f32. Small things after the network mostly
-//! (candidates, indices, counts), and shapes that depend on the input. There is no shader: such steps are planned for
-//! the CPU only.
+//! (candidates, indices, counts), and shapes that depend on the input. There is no shader: in a plan for a GPU such steps
+//! run on the CPU, and [`Crossing`] steps bring values over.
 
-use crate::infer::kernel::{Cells, Kernel};
+use crate::infer::kernel::{Cells, Kernel, Place};
 use crate::infer::op::Op;
 use crate::infer::ops::dense;
 use crate::infer::plan::evaluate::evaluate;
@@ -116,5 +116,57 @@ impl Kernel for Host {
 
     fn host(&self) -> Option<&Host> {
         Some(self)
+    }
+
+    fn place(&self) -> Place {
+        Place::Host
+    }
+
+    fn host_places(&self) -> (Vec<usize>, Vec<usize>) {
+        let taken = self.sources.iter().filter_map(|s| if let Source::Host(place) = s { Some(*place) } else { None });
+        let given = self.destinations.iter().filter_map(|d| match d {
+            Destination::Host(place) => Some(*place),
+            Destination::Nowhere | Destination::Memory => None,
+        });
+        (taken.collect(), given.collect())
+    }
+}
+
+/// An f32 value on its way between the memory of a device and the host tensors. The session of the device does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crossing {
+    /// From the one view that the step reads into this place.
+    Download(usize),
+    /// From this place into the one view that the step writes. The view is all of its buffer but padding.
+    Upload(usize),
+}
+
+impl Kernel for Crossing {
+    fn stem(&self) -> &'static str {
+        match self {
+            Crossing::Download(_) => "download",
+            Crossing::Upload(_) => "upload",
+        }
+    }
+
+    /// Does nothing: where memory and host tensors are one, nothing crosses.
+    fn run_twin(&self, _step: &Step, _reads: &[Cells<'_>], _writes: &[Cells<'_>]) {}
+
+    fn variant(&self, _step: &Step, precision: Precision) -> Variant {
+        VariantBuilder::new(self.stem(), "").precision(precision).build([0, 1, 1])
+    }
+
+    fn place(&self) -> Place {
+        match *self {
+            Crossing::Download(place) => Place::Download(place),
+            Crossing::Upload(place) => Place::Upload(place),
+        }
+    }
+
+    fn host_places(&self) -> (Vec<usize>, Vec<usize>) {
+        match *self {
+            Crossing::Download(place) => (Vec::new(), vec![place]),
+            Crossing::Upload(place) => (vec![place], Vec::new()),
+        }
     }
 }

@@ -8,34 +8,34 @@
 //! 3. forward, *lowering*: view operators become arithmetic on [`View`]s, Concat copies only what could not be placed,
 //!    all others append steps.
 
+use super::hops;
 use super::step::{Buffer, BufferKind, OutputPlace, Plan, Step};
 use super::view::{BufferId, View, channels_last_order};
 use crate::infer::graph::{Fact, Graph, Node, ValueId};
 use crate::infer::kernel::Kernel;
 use crate::infer::kernels::copy::Copy;
-use crate::infer::kernels::host::{Destination, Host, Source};
 use crate::infer::op::OpError;
 use crate::infer::ops::concat::Concat;
-use crate::infer::ops::late::Late;
 use crate::infer::ops::split::Split;
 use crate::infer::tensor::Tensor;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Why a node is refused where host tensors are not possible.
-const HOST_ONLY: &str = "can only be computed on the CPU: it works on integers, booleans or f64, on empty tensors, or on a \
-                         shape that depends on the input. Choose the CPU as backend";
+const HOST_ONLY: &str = "works on integers, booleans or f64, on empty tensors, or on a shape that depends on the input";
 
 /// What a backend wants of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The fastest axis of new buffers is padded to a multiple of this: 1 on the CPU, 4 (a `vec4`) on the GPU.
     pub block: usize,
+    /// Its memory is not the host's: what host steps compute with must be copied over.
+    pub host_apart: bool,
 }
 
 impl Target {
-    pub const CPU: Target = Target { block: 1 };
-    pub const GPU: Target = Target { block: 4 };
+    pub const CPU: Target = Target { block: 1, host_apart: false };
+    pub const GPU: Target = Target { block: 4, host_apart: true };
 }
 
 /// A node that cannot be planned, and why.
@@ -49,25 +49,27 @@ pub struct LowerError {
 
 /// The planner's state, handed to [`crate::infer::op::Op::lower`].
 pub struct Lowering<'a> {
-    graph: &'a Graph,
-    target: Target,
-    plan: Plan,
+    pub(super) graph: &'a Graph,
+    pub(super) target: Target,
+    pub(super) plan: Plan,
     /// Where each value lies, once known.
-    places: Vec<Option<View>>,
+    pub(super) places: Vec<Option<View>>,
     /// Axis order that each value prefers.
     orders: Vec<Vec<usize>>,
     /// Copies made because a consumer needed another layout.
-    copies: HashMap<(ValueId, usize), View>,
+    pub(super) copies: HashMap<(ValueId, usize), View>,
     /// Results computed in a buffer of their own that must still be copied to where the value was placed.
-    pending: Vec<(View, View)>,
+    pub(super) pending: Vec<(View, View)>,
     /// Copies that layout required, for `--explain`.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     node: String,
-    macs: u64,
+    pub(super) macs: u64,
     /// Steps that compute dense host tensors are possible.
     host: bool,
     /// Place of each value among the host tensors.
-    host_places: Vec<Option<usize>>,
+    pub(super) host_places: Vec<Option<usize>>,
+    /// Values that belong into memory but that only the host has so far.
+    pub(super) host_only: Vec<bool>,
 }
 
 /// Plans a graph for a target.
@@ -75,7 +77,7 @@ pub struct Lowering<'a> {
 /// # Errors
 /// Every node that cannot be planned, all at once.
 pub fn plan_graph(graph: &Graph, target: Target) -> Result<(Plan, Vec<String>), Vec<LowerError>> {
-    plan_with(graph, target, target == Target::CPU)
+    plan_with(graph, target, true)
 }
 
 /// As [`plan_graph`]; `host` says whether operators without a kernel may be computed on dense host tensors.
@@ -93,6 +95,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         macs: 0,
         host,
         host_places: vec![None; graph.values.len()],
+        host_only: vec![false; graph.values.len()],
     };
     l.orders = l.natural_orders();
     let mut errors = Vec::new();
@@ -124,7 +127,8 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
     }
     for &output in &graph.outputs {
         l.node = graph.value(output).name.clone();
-        if let Some(place) = l.host_places[output.0] {
+        let only_there = graph.fact(output).is_host() || l.host_only[output.0];
+        if let Some(place) = l.host_places[output.0].filter(|_| only_there) {
             let view = l.allocate(output, BufferKind::Activation { first: 0, last: 0 });
             l.plan.outputs.push((graph.value(output).name.clone(), view));
             l.plan.host.outputs.push(OutputPlace::Host(place));
@@ -147,6 +151,10 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         return Err(errors);
     }
     l.plan.half_outputs.clone_from(&graph.half_outputs);
+    if target.host_apart {
+        l.plan.steps = hops::arrange(std::mem::take(&mut l.plan.steps));
+        l.plan.hops = hops::hops(&l.plan.steps);
+    }
     l.set_lifetimes();
     Ok((l.plan, l.notes))
 }
@@ -186,6 +194,9 @@ impl<'a> Lowering<'a> {
     /// # Errors
     /// When its producer could not be planned.
     pub fn read(&mut self, value: ValueId) -> Result<View, OpError> {
+        if let (true, Some(place)) = (self.host_only[value.0], self.host_places[value.0]) {
+            return Ok(self.upload(value, place));
+        }
         if let Some(view) = &self.places[value.0] {
             return Ok(view.clone());
         }
@@ -309,7 +320,7 @@ impl<'a> Lowering<'a> {
         BufferId(self.plan.buffers.len() - 1)
     }
 
-    fn allocate(&mut self, value: ValueId, kind: BufferKind) -> View {
+    pub(super) fn allocate(&mut self, value: ValueId, kind: BufferKind) -> View {
         let shape = &self.graph.fact(value).shape;
         let order = self.orders[value.0].clone();
         let mut view = View::in_order(BufferId(0), shape, &order, self.target.block);
@@ -318,55 +329,7 @@ impl<'a> Lowering<'a> {
         view
     }
 
-    fn add_host_place(&mut self, value: ValueId) -> usize {
-        let place = self.plan.host.count;
-        self.plan.host.count += 1;
-        self.host_places[value.0] = Some(place);
-        place
-    }
-
-    /// True for nodes that touch values which f32 memory cannot hold.
-    fn is_host_node(&self, node: &Node) -> bool {
-        let touched = node.inputs.iter().flatten().chain(&node.outputs);
-        node.op.downcast::<Late>().is_some() || touched.into_iter().any(|&v| self.graph.fact(v).is_host())
-    }
-
-    /// One step that gathers the inputs, lets the operator evaluate them, and stores the outputs.
-    fn lower_on_host(&mut self, node: &Node) -> Result<(), OpError> {
-        let mut reads = Vec::new();
-        let mut sources = Vec::with_capacity(node.inputs.len());
-        for input in &node.inputs {
-            sources.push(match *input {
-                None => Source::Missing,
-                Some(id) => match (self.constant(id), self.host_places[id.0]) {
-                    (Some(constant), _) => Source::Constant(constant.clone()),
-                    (None, Some(place)) => Source::Host(place),
-                    (None, None) => {
-                        reads.push(self.read(id)?);
-                        Source::Memory
-                    }
-                },
-            });
-        }
-        let mut writes = Vec::new();
-        let mut destinations = Vec::with_capacity(node.outputs.len());
-        for &output in &node.outputs {
-            let fact = self.graph.fact(output);
-            destinations.push(if fact.constant.is_some() {
-                Destination::Nowhere
-            } else if fact.is_host() {
-                Destination::Host(self.add_host_place(output))
-            } else {
-                writes.push(self.write(output));
-                Destination::Memory
-            });
-        }
-        self.note(format!("{} '{}' is computed on dense host tensors", node.op.name(), node.name));
-        self.step(Host { op: node.op.clone(), sources, destinations }, reads, writes);
-        Ok(())
-    }
-
-    fn input_facts(&self, node: &Node) -> Vec<Option<&'a Fact>> {
+    pub(super) fn input_facts(&self, node: &Node) -> Vec<Option<&'a Fact>> {
         let graph = self.graph;
         node.inputs.iter().map(|i| i.map(|i| graph.fact(i))).collect()
     }
@@ -499,6 +462,23 @@ impl<'a> Lowering<'a> {
                 false => Err(OpError::Unsupported(HOST_ONLY.into())),
             };
         }
+        if self.stays_on_host(node) {
+            return self.lower_on_host(node);
+        }
+        let mark = self.mark(node);
+        match self.lower_on_device(node) {
+            Err(OpError::Unsupported(why)) if self.host => {
+                self.roll_back(mark);
+                if self.target.host_apart {
+                    self.note(format!("{} '{}' {why}", node.op.name(), node.name));
+                }
+                self.lower_on_host(node)
+            }
+            other => other,
+        }
+    }
+
+    fn lower_on_device(&mut self, node: &Node) -> Result<(), OpError> {
         let facts = self.input_facts(node);
         let outputs: Vec<&Fact> = node.outputs.iter().map(|&o| self.graph.fact(o)).collect();
         // The first kernel of the node takes them.
@@ -509,17 +489,7 @@ impl<'a> Lowering<'a> {
         if node.op.is_view() {
             return self.lower_view(node, &facts);
         }
-        let (steps, copies) = (self.plan.steps.len(), self.copies.clone());
-        match node.op.lower(self, &node.inputs, &node.outputs) {
-            Err(OpError::Unsupported(_)) if self.host => {
-                // What was begun is given up; buffers made for it stay, unused.
-                self.plan.steps.truncate(steps);
-                self.copies = copies;
-                self.pending.clear();
-                return self.lower_on_host(node);
-            }
-            other => other?,
-        }
+        node.op.lower(self, &node.inputs, &node.outputs)?;
         for (from, to) in std::mem::take(&mut self.pending) {
             self.copy(&from, &to);
         }
@@ -600,6 +570,6 @@ impl<'a> Lowering<'a> {
 }
 
 /// Elements to allocate for a fresh view: its end, rounded up so that the last vector load stays inside.
-fn padded_len(view: &View, block: usize) -> usize {
+pub(super) fn padded_len(view: &View, block: usize) -> usize {
     view.end().next_multiple_of(block)
 }

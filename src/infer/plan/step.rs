@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::hops::Hop;
 use super::view::{BufferId, View};
 use crate::infer::kernel::Kernel;
 use crate::infer::tensor::{DType, Tensor};
@@ -69,11 +70,35 @@ pub struct Plan {
     pub inputs: Vec<(String, View)>,
     pub outputs: Vec<(String, View)>,
     pub host: HostValues,
+    /// Where a plan for a GPU goes to the host and back, in order; none in a plan for the CPU.
+    pub hops: Vec<Hop>,
     /// Per output, whether it is handed out as f16.
     pub half_outputs: Vec<bool>,
 }
 
+impl HostValues {
+    /// The place of an input that is such a value, and `tensor` as it belongs there; `None` for an input in memory.
+    ///
+    /// # Errors
+    /// When the element types differ.
+    pub fn input(&self, index: usize, tensor: &Tensor) -> Result<Option<(usize, Tensor)>, String> {
+        let Some(&Some((place, dtype))) = self.inputs.get(index) else { return Ok(None) };
+        match tensor.dtype() {
+            given if given == dtype => Ok(Some((place, tensor.clone()))),
+            DType::F16 if dtype == DType::F32 => {
+                Ok(Some((place, Tensor::from_f32(tensor.shape(), tensor.to_f32())?)))
+            }
+            given => Err(format!("is {given}, the network expects {dtype}")),
+        }
+    }
+}
+
 impl Plan {
+    /// Nodes that a plan for a GPU leaves to the CPU; 0 in a plan for the CPU.
+    pub fn fallback_count(&self) -> usize {
+        self.hops.iter().map(|hop| hop.nodes(self).count()).sum()
+    }
+
     pub fn buffer(&self, id: BufferId) -> &Buffer {
         &self.buffers[id.0]
     }
