@@ -258,10 +258,9 @@ impl Detector {
                 ms.infer = lap_ms(&mut lap);
                 // What the shaders cannot do (several classes an anchor, landmarks) is done on the host from the outputs.
                 if found.is_none() || !decoder.head().landmark_outputs().is_empty() {
-                    let memory = crate::gpu::frame_loop::read_output_buffers(gpu)?;
-                    let views = gpu.plan().outputs.iter().map(|(_, view)| view);
+                    let outputs = crate::gpu::frame_loop::read_output_buffers(gpu)?;
                     let outputs: Vec<OutputRef<'_>> =
-                        memory.iter().zip(views).map(|(values, view)| OutputRef { values, view }).collect();
+                        outputs.iter().map(|(values, view)| OutputRef { values, view }).collect();
                     let found = match found {
                         Some(found) => found,
                         None => decoder.decode(&outputs, &letterbox)?,

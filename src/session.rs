@@ -221,6 +221,7 @@ impl Session {
         let precision = precision.unwrap_or(Precision::F32);
         let (plan, mut notes) = model.plan(Target::GPU)?;
         notes.insert(0, format!("using {}", gpu.adapter));
+        notes.extend(plan.hops_in_short(precision.size_bytes()));
         let adapter = gpu.adapter.to_string();
         let session = crate::gpu::GpuSession::new(gpu, Arc::new(plan), precision)?;
         Ok(Session { engine: Engine::Gpu(Box::new(session)), adapter, threads: 0, precision, notes })

@@ -152,6 +152,10 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let model = args.common.load_model()?;
     let mut detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
     log::info!("{} on {}", detector.backend(), detector.adapter());
+    let element_bytes = detector.session().precision().size_bytes();
+    if let Some(short) = detector.session().plan().hops_in_short(element_bytes) {
+        log::info!("{short}");
+    }
     let bar = match source.len_hint() {
         Some(n) if many && stderr_is_terminal() => ProgressBar::new(n as u64),
         _ => ProgressBar::hidden(),

@@ -28,6 +28,9 @@ pub struct Args {
     json: bool,
 }
 
+/// Elements in the GPU's memory; half as many with the precision f16.
+const F32_BYTES: usize = 4;
+
 fn op_counts(graph: &Graph) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for node in &graph.nodes {
@@ -87,6 +90,11 @@ pub fn run(args: &Args) -> Result<(), CliError> {
             "macs": graph.macs(),
             "activation_bytes": activation_bytes,
             "arena_bytes": arena_bytes,
+            "hops": plan.hops.iter().map(|hop| json!({
+                "nodes": hop.nodes(&plan).map(|(op, node)| json!({"op": op, "node": node})).collect::<Vec<_>>(),
+                "down_bytes": hop.down_elements * F32_BYTES,
+                "up_bytes": hop.up_elements * F32_BYTES,
+            })).collect::<Vec<_>>(),
             "head": head.as_ref().ok().map(|h| h.name.to_string()),
         });
         return print_line(&value.to_string());
@@ -122,6 +130,9 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     print_line(&format!("  read    {}", list(&file_ops)))?;
     print_line(&format!("  passes  {}", list(&op_counts(graph))))?;
     print_line(&format!("  steps   {}: {}", plan.steps.len(), list(&kernels)))?;
+    if let Some(short) = plan.hops_in_short(F32_BYTES) {
+        print_line(&format!("  hops    {short}"))?;
+    }
     if args.explain {
         explain(&model, &plan, &notes)?;
     }
@@ -138,6 +149,12 @@ fn explain(model: &Model, plan: &Plan, notes: &[String]) -> Result<(), CliError>
     print_line(&format!("\nlay values out in memory: {} note(s)", notes.len()))?;
     for note in notes {
         print_line(&format!("    {note}"))?;
+    }
+    if !plan.hops.is_empty() {
+        print_line(&format!("\nhops to the CPU, with f32 on the GPU: {}", plan.hops.len()))?;
+        for hop in &plan.hops {
+            print_line(&format!("    before step {}: {}", hop.steps.end, hop.describe(plan, F32_BYTES)))?;
+        }
     }
     print_line("")?;
     let place = |v: &eyas::infer::plan::View| format!("b{}+{} {:?}", v.buffer.0, v.offset, v.shape);

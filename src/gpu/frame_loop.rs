@@ -1,4 +1,5 @@
-//! A whole frame on the GPU: convert, marshal, layers, decode and NMS in one submission; only boxes come back.
+//! A whole frame on the GPU: convert, marshal, layers, decode and NMS in one submission; only boxes come back. Where
+//! the plan has hops to the host, the frame is cut at them.
 
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use crate::convert::{self, Preprocess};
 use crate::decode::candidates::read_detections;
 use crate::decode::{Decoder, DetectionsHeader, GpuBinding, GpuDecode, RawDetection};
 use crate::frame::{Colour, Frame, PixelFormat};
-use crate::infer::plan::view::View;
+use crate::infer::plan::step::OutputPlace;
+use crate::infer::plan::view::{BufferId, View};
 use crate::letterbox::{FrameParams, Letterbox};
 use crate::marshal::{Pack, Route};
 
@@ -97,14 +99,14 @@ impl FrameLoop {
         };
         let views: Vec<View> = session.plan().outputs.iter().map(|(_, view)| view.clone()).collect();
         let decode = match decoder.gpu(&views, precision) {
-            Some(stages) => Some(Decode::new(&gpu, session, &views, &stages)?),
-            None => None,
+            Some(stages) if is_in_memory(session, &stages) => Some(Decode::new(&gpu, session, &views, &stages)?),
+            _ => None,
         };
         let (picture, converts) = (None, Vec::new());
         Ok(FrameLoop { gpu, params, picture, converts, target, staging, pack, decode, overlay: None })
     }
 
-    /// Uploads a frame and submits all stages; returns without waiting.
+    /// Uploads a frame and submits all stages; returns without waiting, unless the plan has hops to the host.
     ///
     /// # Errors
     /// When the frame does not fit the device, or the device fails.
@@ -123,11 +125,21 @@ impl FrameLoop {
         self.gpu.write(&bytes, 0, &frame.bytes)?;
         let convert = self.prepare(session, &bytes, frame, decoder, letterbox)?;
         self.picture = Some(bytes);
+        let whole = session.is_one_submission();
+        if !whole {
+            self.gpu.submit(|encoder| {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                self.encode_convert(convert, &mut pass);
+            })?;
+            session.run()?;
+        }
         let submission = self.gpu.submit(|encoder| {
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                self.encode_convert(convert, &mut pass);
-                session.encode(&mut pass);
+                if whole {
+                    self.encode_convert(convert, &mut pass);
+                    session.encode(&mut pass);
+                }
                 self.encode_decode(&mut pass);
             }
             if let Some(decode) = &self.decode {
@@ -201,7 +213,8 @@ impl FrameLoop {
         }
     }
 
-    /// What NMS writes; `None` where only the host decodes.
+    /// What NMS writes; `None` where only the host decodes. Ask [`GpuSession::is_one_submission`] too before putting all
+    /// of a frame into a submission of your own.
     pub(super) fn detections_buffer(&self) -> Option<&wgpu::Buffer> {
         self.decode.as_ref().map(|d| &d.detections)
     }
@@ -237,15 +250,38 @@ impl FrameLoop {
     }
 }
 
-/// All outputs' whole buffers on the host, as f32: what the decoders' twins read.
+/// True when all outputs that the decode shaders read lie in the device's memory.
+fn is_in_memory(session: &GpuSession, stages: &GpuDecode) -> bool {
+    let bindings = stages.dispatches.iter().flat_map(|(_, bindings)| bindings);
+    bindings.into_iter().all(|binding| match binding {
+        GpuBinding::Output(index) => !matches!(session.plan().host.outputs.get(*index), Some(OutputPlace::Host(_))),
+        GpuBinding::Candidates | GpuBinding::Detections => true,
+    })
+}
+
+/// All outputs on the host, as f32, with where their elements lie: what the decoders' twins read. Outputs in the
+/// device's memory come as their whole buffers.
 ///
 /// # Errors
 /// When the device fails.
-pub fn read_output_buffers(session: &GpuSession) -> Result<Vec<Vec<f32>>, GpuError> {
+pub fn read_output_buffers(session: &GpuSession) -> Result<Vec<(Vec<f32>, View)>, GpuError> {
     let plan = session.plan();
-    let bytes_of = |view: &View| plan.buffer(view.buffer).len_elements * session.precision().size_bytes();
-    let ranges: Vec<_> =
-        plan.outputs.iter().map(|(_, view)| (session.buffer(view.buffer), 0, bytes_of(view))).collect();
-    let bytes = session.gpu().download_ranges(&ranges)?;
-    Ok(bytes.iter().map(|b| decode_f32(b, session.precision())).collect())
+    let precision = session.precision();
+    let mut ranges = Vec::new();
+    let mut outputs = Vec::with_capacity(plan.outputs.len());
+    for (i, (_, view)) in plan.outputs.iter().enumerate() {
+        outputs.push(match session.output_on_host(i).transpose()? {
+            Some(tensor) => (tensor.to_f32(), View::row_major(BufferId(0), tensor.shape())),
+            None => {
+                let bytes = plan.buffer(view.buffer).len_elements * precision.size_bytes();
+                ranges.push((i, session.buffer(view.buffer), bytes));
+                (Vec::new(), view.clone())
+            }
+        });
+    }
+    let wanted: Vec<_> = ranges.iter().map(|&(_, buffer, bytes)| (buffer, 0, bytes)).collect();
+    for ((i, ..), bytes) in ranges.iter().zip(session.gpu().download_ranges(&wanted)?) {
+        outputs[*i].0 = decode_f32(&bytes, precision);
+    }
+    Ok(outputs)
 }

@@ -41,34 +41,33 @@ impl HostSide {
         let (gpu, plan) = (session.gpu(), session.plan());
         let hop = &plan.hops[index];
         let spans = downloads(plan, hop, session.precision());
-        let any_bytes = spans.iter().any(|(_, _, span)| span.len_bytes > 0);
-        if any_bytes || before.clone().any(|i| session.dispatch(i).is_some()) {
+        let encode = |encoder: &mut wgpu::CommandEncoder| {
+            session.encode_steps(before, &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        };
+        if spans.iter().all(|(_, _, span)| span.len_bytes == 0) {
+            gpu.submit(encode)?;
+        } else {
             // Taken out, so that an error drops it with whatever state it is in.
             let readback = match self.readbacks[index].take() {
                 Some(readback) => readback,
                 None => {
-                    let ranges: Vec<_> = spans
-                        .iter()
-                        .map(|(_, step, span)| {
-                            (session.buffer(plan.steps[*step].reads[0].buffer), span.start_bytes, span.len_bytes)
-                        })
-                        .collect();
-                    Readback::new(gpu, &ranges)?
+                    let view = |step: usize| &plan.steps[step].reads[0];
+                    let range = |&(_, step, span): &(usize, usize, Span)| {
+                        (session.buffer(view(step).buffer), span.start_bytes, span.len_bytes)
+                    };
+                    Readback::new(gpu, &spans.iter().map(range).collect::<Vec<_>>())?
                 }
             };
             let submission = gpu.submit(|encoder| {
-                session.encode_steps(before, &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+                encode(encoder);
                 readback.encode(encoder);
             })?;
-            if any_bytes {
-                readback.map(gpu)?;
-                let bytes = readback.take_after(gpu, submission)?;
-                for ((place, step, span), bytes) in spans.iter().zip(&bytes) {
-                    let view = &plan.steps[*step].reads[0];
-                    self.tensors[*place] = Some(span.tensor(view, bytes, session.precision())?);
-                }
-            }
+            readback.map(gpu)?;
+            let bytes = readback.take_after(gpu, submission)?;
             self.readbacks[index] = Some(readback);
+            for ((place, step, span), bytes) in spans.iter().zip(&bytes) {
+                self.tensors[*place] = Some(span.tensor(&plan.steps[*step].reads[0], bytes, session.precision())?);
+            }
         }
         for i in hop.steps.clone() {
             let step = &plan.steps[i];
@@ -90,7 +89,9 @@ impl HostSide {
         let view = &plan.steps[step].writes[0];
         let node = &plan.steps[step].node;
         let Some(tensor) = self.tensors[place].as_ref().filter(|t| t.shape() == view.shape) else {
-            return Err(GpuError::Invalid(format!("node '{node}': a value of another shape was planned for the device")));
+            return Err(GpuError::Invalid(format!(
+                "node '{node}': a value of another shape was planned for the device"
+            )));
         };
         let mut image = vec![0.0; plan.buffer(view.buffer).len_elements];
         match tensor.as_f32() {

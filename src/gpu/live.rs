@@ -52,7 +52,8 @@ pub struct Drawn {
     pub wait_ms: f64,
     /// Our side of the driver: upload, encode, submit.
     pub host_ms: f64,
-    /// True when the host had to decode because the shaders cannot what the options ask for.
+    /// True when the host had to take part, because the shaders cannot what the options ask for or because the network
+    /// has operators that only the CPU computes: the frame was read back in between.
     pub host_decoded: bool,
 }
 
@@ -238,6 +239,7 @@ impl LiveOverlay {
             let bytes = self.upload(slot, frame)?;
             if detector.is_on(&self.gpu)
                 && let Some((session, frame_loop, decoder)) = detector.gpu_parts()
+                && session.is_one_submission()
                 && let Some(found) = frame_loop.detections_buffer()
             {
                 self.source = Some(found.clone());

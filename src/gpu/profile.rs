@@ -23,7 +23,8 @@ pub enum Clock {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     pub clock: Clock,
-    /// Index of the step and its median time over the runs; steps that have nothing to do are left out.
+    /// Index of the step and its median time over the runs; steps that have nothing to do are left out. What the host
+    /// computes is timed in the warm-up run, by its own clock.
     pub steps: Vec<(usize, f64)>,
 }
 
@@ -39,14 +40,18 @@ pub fn profile(session: &GpuSession, runs: usize) -> Result<Profile, GpuError> {
     session.wait()?;
     let mut all = Vec::with_capacity(runs.max(1));
     let mut clock = Clock::Device;
+    let host_times = session.host_times_ms();
     for _ in 0..runs.max(1) {
-        all.push(match times_by_timestamps(session)? {
+        let mut times = match times_by_timestamps(session)? {
             Some(times) => times,
             None => {
                 clock = Clock::Host;
                 times_by_host(session)?
             }
-        });
+        };
+        times.extend_from_slice(&host_times);
+        times.sort_by_key(|&(step, _)| step);
+        all.push(times);
     }
     let first = all.first().cloned().unwrap_or_default();
     let steps = first

@@ -120,7 +120,7 @@ impl Headless {
         let stages = drawn.host_decoded.then_some(drawn.ms);
         if drawn.host_decoded && drawn.frame == 0 {
             log::warn!(
-                "the shaders cannot decode this network as asked: every frame is read back and decoded on the host"
+                "the GPU alone cannot do this network as asked: every frame is read back and finished on the host"
             );
         }
         while let Some(picture) = offscreen.picture(false)? {

@@ -443,7 +443,7 @@ impl App {
             self.meter.dropped = self.capture.dropped();
             if drawn.host_decoded && drawn.frame == 0 {
                 log::warn!(
-                    "the shaders cannot decode this network as asked: frames are read back and decoded on the host"
+                    "the GPU alone cannot do this network as asked: frames are read back and finished on the host"
                 );
             }
         }

@@ -120,3 +120,89 @@ pub fn hops(steps: &[Step]) -> Vec<Hop> {
     }
     hops
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::infer::activation::Activation;
+    use crate::infer::graph::{Fact, Format, Graph, ValueId};
+    use crate::infer::op::Op;
+    use crate::infer::ops::activation::Activate;
+    use crate::infer::ops::concat::Concat;
+    use crate::infer::ops::function::HostFunction;
+    use crate::infer::plan::lower::{Target, plan_graph};
+    use crate::infer::plan::step::OutputPlace;
+
+    /// Large enough that the device does what it can.
+    const SHAPE: [usize; 4] = [1, 8, 128, 128];
+
+    fn relu() -> Box<dyn Op> {
+        Box::new(Activate { activation: Activation::Relu })
+    }
+
+    fn host() -> Box<dyn Op> {
+        HostFunction::boxed("Same", vec![Fact::f32(&SHAPE)], |inputs| {
+            Ok(vec![inputs[0].cloned().unwrap_or_else(|| crate::infer::tensor::Tensor::scalar_f32(0.0))])
+        })
+    }
+
+    fn add(graph: &mut Graph, name: &str, op: Box<dyn Op>, inputs: &[ValueId]) -> ValueId {
+        let inputs: Vec<Option<ValueId>> = inputs.iter().map(|&i| Some(i)).collect();
+        graph.add_node(name, op, &inputs).expect("a node")[0]
+    }
+
+    fn graph() -> (Graph, ValueId) {
+        let mut graph = Graph::new("g", Format::Onnx);
+        let x = graph.add_value("x", Fact::f32(&SHAPE));
+        graph.inputs = vec![x];
+        (graph, x)
+    }
+
+    #[test]
+    fn branches_share_a_hop() {
+        let (mut graph, x) = graph();
+        // Written as a, host of a, b, host of b, as files often do; both hosts can wait for both branches.
+        let a = add(&mut graph, "a", relu(), &[x]);
+        let ha = add(&mut graph, "ha", host(), &[a]);
+        let b = add(&mut graph, "b", relu(), &[a]);
+        let hb = add(&mut graph, "hb", host(), &[b]);
+        let end = add(&mut graph, "end", relu(), &[ha]);
+        graph.outputs = vec![end, hb];
+        let (plan, _) = plan_graph(&graph, Target::GPU).expect("plans");
+        assert_eq!(plan.hops.len(), 1);
+        let len: usize = SHAPE.iter().product();
+        assert_eq!((plan.hops[0].down_elements, plan.hops[0].up_elements), (2 * len, len));
+        assert_eq!(plan.hops[0].nodes(&plan).collect::<Vec<_>>(), [("Same", "ha"), ("Same", "hb")]);
+        assert!(matches!(plan.host.outputs[..], [OutputPlace::Memory, OutputPlace::Host(_)]));
+        assert!(plan_graph(&graph, Target::CPU).is_ok_and(|(plan, _)| plan.hops.is_empty()));
+    }
+
+    #[test]
+    fn a_value_comes_over_once_and_goes_back_once() {
+        let (mut graph, x) = graph();
+        let a = add(&mut graph, "a", relu(), &[x]);
+        let h = add(&mut graph, "h", host(), &[a]);
+        let again = add(&mut graph, "again", host(), &[h]);
+        let third = add(&mut graph, "third", host(), &[a]);
+        // The parts of a Concat that the host computes are uploaded to buffers of their own and copied.
+        let joined = add(&mut graph, "joined", Box::new(Concat { axis: 1 }), &[a, again, h]);
+        let end = add(&mut graph, "end", relu(), &[joined]);
+        graph.outputs = vec![end, third];
+        let (plan, _) = plan_graph(&graph, Target::GPU).expect("plans");
+        assert_eq!(plan.hops.len(), 1);
+        let len: usize = SHAPE.iter().product();
+        assert_eq!((plan.hops[0].down_elements, plan.hops[0].up_elements), (len, 2 * len));
+        assert_eq!(plan.fallbacks().count(), 3);
+        assert!(plan.hops_in_short(4).is_some_and(|line| line.contains(&(3 * len * 4).to_string())));
+    }
+
+    #[test]
+    fn the_kind_that_saves_a_hop_begins() {
+        // Host, device, host and, apart, device: the device first would make two hops of it.
+        let kinds = [true, false, true];
+        let needs = [vec![], vec![0], vec![]];
+        assert_eq!(alternate(&kinds, &needs, true), [0, 2, 1]);
+        assert_eq!(host_runs(&kinds, &[0, 2, 1]), 1);
+        assert_eq!(host_runs(&kinds, &[0, 1, 2]), 2);
+    }
+}

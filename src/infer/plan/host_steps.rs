@@ -120,7 +120,8 @@ impl Lowering<'_> {
     /// True when a view is all of its buffer but padding, so that the buffer can be written as one.
     fn is_whole_buffer(&self, view: &View) -> bool {
         let fresh = View::in_order(view.buffer, &view.shape, &view.axis_order(), self.target.block);
-        fresh == *view && self.plan.buffer(view.buffer).len_elements == super::lower::padded_len(view, self.target.block)
+        fresh == *view
+            && self.plan.buffer(view.buffer).len_elements == super::lower::padded_len(view, self.target.block)
     }
 
     /// Where the plan stands, before a node is tried.

@@ -85,18 +85,28 @@ impl HostValues {
         let Some(&Some((place, dtype))) = self.inputs.get(index) else { return Ok(None) };
         match tensor.dtype() {
             given if given == dtype => Ok(Some((place, tensor.clone()))),
-            DType::F16 if dtype == DType::F32 => {
-                Ok(Some((place, Tensor::from_f32(tensor.shape(), tensor.to_f32())?)))
-            }
+            DType::F16 if dtype == DType::F32 => Ok(Some((place, Tensor::from_f32(tensor.shape(), tensor.to_f32())?))),
             given => Err(format!("is {given}, the network expects {dtype}")),
         }
     }
 }
 
 impl Plan {
-    /// Nodes that a plan for a GPU leaves to the CPU; 0 in a plan for the CPU.
-    pub fn fallback_count(&self) -> usize {
-        self.hops.iter().map(|hop| hop.nodes(self).count()).sum()
+    /// Nodes that a plan for a GPU leaves to the CPU: operator and name. None in a plan for the CPU.
+    pub fn fallbacks(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.hops.iter().flat_map(|hop| hop.nodes(self))
+    }
+
+    /// One line about the hops of a plan for a GPU, whose elements there have `element_bytes`; `None` without hops.
+    pub fn hops_in_short(&self, element_bytes: usize) -> Option<String> {
+        let elements: usize = self.hops.iter().map(|hop| hop.down_elements + hop.up_elements).sum();
+        let (nodes, hops) = (self.fallbacks().count(), self.hops.len());
+        (hops > 0).then(|| {
+            format!(
+                "{nodes} node(s) run on the CPU, in {hops} hop(s) that move {} bytes a run",
+                elements * element_bytes
+            )
+        })
     }
 
     pub fn buffer(&self, id: BufferId) -> &Buffer {
