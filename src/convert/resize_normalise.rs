@@ -8,10 +8,9 @@
 
 use std::cell::Cell;
 
-use rayon::prelude::*;
-
 use super::picture::with_picture_bytes;
 use super::{ChannelOrder, ConvertError, Preprocess, check_all};
+use crate::cpu::threads;
 use crate::frame::{Colour, Frame, PixelFormat};
 use crate::infer::plan::view::{FeatureMap, View};
 use crate::letterbox::Letterbox;
@@ -148,7 +147,7 @@ pub fn variant(
 }
 
 /// What [`run_twin`] computes, bit for bit, by rows: each row of the picture is resized across once and bands of rows
-/// run on the threads of the rayon pool that this is called in.
+/// run on the threads of the team that this is called in.
 ///
 /// # Errors
 /// As [`run_twin`].
@@ -221,7 +220,7 @@ impl<'a> Bands<'a> {
     fn run<const BPP: usize, const A: usize, const B: usize, const C: usize>(&self, memory: &mut [f32]) {
         let m = self.map;
         let end = m.pixel(0, m.height - 1, m.width - 1) + m.channels;
-        memory[m.offset..end].par_chunks_mut(BAND_ROWS * m.row_stride).enumerate().for_each(|(band, part)| {
+        threads::share_chunks(&mut memory[m.offset..end], BAND_ROWS * m.row_stride, |band, part| {
             let mut above = Resized::new(self.columns.len());
             let mut below = Resized::new(self.columns.len());
             for (i, out) in part.chunks_mut(m.row_stride).enumerate() {

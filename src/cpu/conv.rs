@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
+use super::simd::tile::{
+    Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, SpanArguments, TILE_MAX, TileArguments, TileBuffer,
+};
 use super::simd::{self, Aligned};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
@@ -17,6 +19,11 @@ use crate::infer::plan::view::FeatureMap;
 
 /// Weights that one pass over the pixels uses; they should stay in the second-level cache beside the pixels.
 const GROUP_BYTES: usize = 384 << 10;
+/// Windows of more values than this gain nothing from spans.
+const SPAN_DEPTH_MAX: usize = 512;
+/// Inputs and outputs of the pixels that pass through all panels before the next ones; they stay in the first-level
+/// cache.
+const SPAN_BYTES: usize = 24 << 10;
 /// Tables of pointers up to this many taps live on the stack.
 const TAPS_ON_STACK: usize = 25;
 
@@ -56,7 +63,20 @@ pub struct ConvFast {
     zeros: Aligned,
     /// Output rows and columns whose windows are inside the picture.
     inside: [Range<usize>; 2],
+    /// How pixels with equal distances are found.
+    spans: Spans,
     macs: u64,
+}
+
+/// Pixels at even distances in src and dst, which need no table of pointers.
+#[derive(Debug)]
+enum Spans {
+    /// Not worth it.
+    None,
+    /// The columns inside of each row. Offsets of the runs of a window and their length.
+    Rows { offsets: Vec<usize>, run_len: usize },
+    /// All pixels are one span.
+    Whole,
 }
 
 /// The feature maps of a windowed step with an optional residual: src, dst, residual. `None` where they do not fit
@@ -110,7 +130,7 @@ impl ConvFast {
         }
         let mut bias = Aligned::zeros(dst.channels.next_multiple_of(PANEL_VECTORS * lanes));
         bias[..dst.channels].copy_from_slice(&conv.bias);
-        Some(ConvFast {
+        let mut fast = ConvFast {
             isa,
             kernels,
             window: conv.window,
@@ -127,8 +147,35 @@ impl ConvFast {
                 let first = (0..out).find(whole).unwrap_or(out);
                 first..(first..out).find(|at| !whole(at)).unwrap_or(out)
             }),
+            spans: Spans::None,
             macs: (dst.batch * dst.height * dst.width * dst.channels * depth) as u64,
-        })
+        };
+        fast.spans = fast.find_spans(depth);
+        Some(fast)
+    }
+
+    fn find_spans(&self, depth: usize) -> Spans {
+        let window = &self.window;
+        let even = |map: &FeatureMap| {
+            (map.height <= 1 || map.row_stride == map.width * map.pixel_stride)
+                && (map.batch <= 1 || map.image_stride == map.height * map.width * map.pixel_stride)
+        };
+        if window.is_pointwise() && even(&self.src) && even(&self.dst) && self.residual.as_ref().is_none_or(even) {
+            return Spans::Whole;
+        }
+        if depth > SPAN_DEPTH_MAX || self.inside[1].len() < 2 * self.kernels.tallest() {
+            return Spans::None;
+        }
+        let [kernel_y, kernel_x] = window.kernel;
+        let [step_y, step_x] = window.dilation;
+        let merged = step_x == 1 && self.src.pixel_stride == self.src.channels;
+        let across = if merged { 1 } else { kernel_x };
+        let offset = |ky: usize, kx: usize| ky * step_y * self.src.row_stride + kx * step_x * self.src.pixel_stride;
+        let offsets = (0..kernel_y).flat_map(|ky| (0..across).map(move |kx| (ky, kx)));
+        Spans::Rows {
+            offsets: offsets.map(|(ky, kx)| offset(ky, kx)).collect(),
+            run_len: self.src.channels * kernel_x / across,
+        }
     }
 
     /// Panels that are used together, as ranges of `self.panels`.
@@ -168,6 +215,17 @@ struct Pixel {
     x: usize,
 }
 
+/// Pixels at even distances.
+struct Span {
+    /// The first value of the first pixel's window.
+    src: *const f32,
+    src_step: usize,
+    dst: *mut f32,
+    /// The first pixel and the distance to the next.
+    residual: (*const f32, usize),
+    count: usize,
+}
+
 /// Where the pixels of a tile lie.
 struct Places {
     /// Top left corners of the windows; not to be read where they are outside the picture.
@@ -182,11 +240,139 @@ struct Places {
 }
 
 impl ConvFast {
-    /// Computes some panels for some output pixels.
+    /// Computes some panels for some output rows, counted through the batch: the pixels inside as spans, the others
+    /// tile by tile.
     ///
     /// # Safety
     /// The maps must be as `prepare` saw them.
-    unsafe fn run_part(&self, maps: Maps, pixels: Range<usize>, panels: &[Panel]) {
+    unsafe fn run_rows(&self, maps: Maps, rows: Range<usize>, (offsets, run_len): (&[usize], usize), panels: &[Panel]) {
+        let [inside_y, inside_x] = &self.inside;
+        let (height, width) = (self.dst.height, self.dst.width);
+        let mut row = rows.start;
+        while row < rows.end {
+            if !inside_y.contains(&(row % height)) {
+                // SAFETY: by contract.
+                unsafe { self.run_tiles(maps, row * width, width, 1, panels) };
+                row += 1;
+                continue;
+            }
+            let end = (row - row % height + inside_y.end).min(rows.end);
+            for row in row..end {
+                let (n, y, x) = (row / height, row % height, inside_x.start);
+                let src = distance(
+                    &self.src,
+                    n,
+                    y * self.window.stride[0] - self.window.pads[0],
+                    x * self.window.stride[1] - self.window.pads[1],
+                );
+                let span = Span {
+                    src: maps.src.wrapping_add(src),
+                    src_step: self.window.stride[1] * self.src.pixel_stride,
+                    dst: maps.dst.wrapping_add(distance(&self.dst, n, y, x)),
+                    residual: match &self.residual {
+                        Some(map) => (maps.residual.wrapping_add(distance(map, n, y, x)), map.pixel_stride),
+                        None => (maps.residual, 0),
+                    },
+                    count: inside_x.len(),
+                };
+                // SAFETY: the windows of these pixels are inside.
+                unsafe { self.run_span(&span, offsets, run_len, panels) };
+            }
+            for x in (0..inside_x.start).chain(inside_x.end..width) {
+                // SAFETY: by contract.
+                unsafe { self.run_tiles(maps, row * width + x, end - row, width, panels) };
+            }
+            row = end;
+        }
+    }
+
+    /// Computes some panels for a span.
+    ///
+    /// # Safety
+    /// The windows of its pixels must be inside the picture.
+    unsafe fn run_span(&self, span: &Span, offsets: &[usize], run_len: usize, panels: &[Panel]) {
+        let (Some(first), Some(last)) = (panels.first(), panels.last()) else { return };
+        let channels = first.first_channel..last.first_channel + last.channels;
+        let clamp = self.epilogue.as_clamp();
+        let (lo, hi) = clamp.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let tall = self.kernels.tallest();
+        let per_pixel = (span.src_step.min(offsets.len() * run_len) + channels.len()) * 4;
+        let block = (SPAN_BYTES / per_pixel / tall).max(2) * tall;
+        let mut at = 0;
+        while at < span.count {
+            // The rest is no block of its own, so that its last tile can overlap the one before.
+            let count = if span.count - at < block + tall { span.count - at } else { block };
+            let dst = span.dst.wrapping_add(at * self.dst.pixel_stride);
+            for panel in panels {
+                let arguments = SpanArguments {
+                    src: span.src.wrapping_add(at * span.src_step),
+                    src_step: span.src_step,
+                    offsets: offsets.as_ptr(),
+                    runs: offsets.len(),
+                    run_len,
+                    weights: self.weights[panel.weights..].as_ptr(),
+                    bias: self.bias[panel.first_channel..].as_ptr(),
+                    dst: dst.wrapping_add(panel.first_channel),
+                    dst_step: self.dst.pixel_stride,
+                    channels: panel.channels,
+                    lo,
+                    hi,
+                };
+                // SAFETY: by contract; the weights are packed for that depth.
+                unsafe { self.kernels.span(panel.vectors, &arguments, count) };
+            }
+            if clamp.is_none() {
+                let residual = (span.residual.0.wrapping_add(at * span.residual.1), span.residual.1);
+                // SAFETY: pixels of dst and of the residual.
+                unsafe { self.finish_span((dst, residual), count, &channels) };
+            }
+            at += count;
+        }
+    }
+
+    /// Activation and residual of pixels whose sums are in dst.
+    ///
+    /// # Safety
+    /// `count` pixels at the distances of dst and of the residual.
+    unsafe fn finish_span(
+        &self,
+        (dst, (residual, residual_step)): (*mut f32, (*const f32, usize)),
+        count: usize,
+        channels: &Range<usize>,
+    ) {
+        let mut finish = Finish {
+            epilogue: self.epilogue,
+            tile: dst.wrapping_add(channels.start),
+            tile_stride: self.dst.pixel_stride,
+            channels: channels.len(),
+            dst: &[dst],
+            residual: &[],
+            offset: channels.start,
+        };
+        if self.residual.is_none() && self.dst.pixel_stride == channels.len() {
+            finish.channels *= count;
+            // SAFETY: by contract; the pixels follow one another without gaps. Vectors are read before they are
+            // written. `Kernels::new` found the instruction set.
+            unsafe { (self.kernels.finish)(&finish) };
+            return;
+        }
+        for at in (0..count).step_by(ROWS_MAX) {
+            let some = (count - at).min(ROWS_MAX);
+            let dst: [_; ROWS_MAX] = std::array::from_fn(|i| dst.wrapping_add((at + i) * self.dst.pixel_stride));
+            let residual: [_; ROWS_MAX] = std::array::from_fn(|i| residual.wrapping_add((at + i) * residual_step));
+            let tile = dst[0].wrapping_add(channels.start);
+            let part = Finish { tile, dst: &dst[..some], residual: &residual[..some], ..finish };
+            // SAFETY: as above.
+            unsafe { (self.kernels.finish)(&part) };
+        }
+    }
+
+    /// Computes some panels for some output pixels.
+    ///
+    /// # Safety
+    /// The maps must be as `prepare` saw them; `count` pixels from `first` on, counted through the batch, each one
+    /// `step` behind the one before: 1, or a row.
+    unsafe fn run_tiles(&self, maps: Maps, first: usize, count: usize, step: usize, panels: &[Panel]) {
         let taps = self.window.kernel[0] * self.window.kernel[1];
         let mut on_stack = [std::ptr::null::<f32>(); TAPS_ON_STACK * ROWS_MAX];
         let mut on_heap = Vec::new();
@@ -204,13 +390,12 @@ impl ConvFast {
         });
         let clamp = self.epilogue.as_clamp();
         let area = self.dst.height * self.dst.width;
-        let mut pixel =
-            Pixel { n: pixels.start / area, y: pixels.start % area / self.dst.width, x: pixels.start % self.dst.width };
-        let mut at = pixels.start;
-        while at < pixels.end {
-            let count = (pixels.end - at).min(self.kernels.tallest());
+        let mut pixel = Pixel { n: first / area, y: first % area / self.dst.width, x: first % self.dst.width };
+        let mut left = count;
+        while left > 0 {
+            let count = left.min(self.kernels.tallest());
             let (rows, kernels) = self.kernels.for_rows(count);
-            let mut places = self.place(maps, &mut pixel, count);
+            let mut places = self.place(maps, &mut pixel, count, step);
             // Rows of the tile that no pixel is left for compute the last one again; nobody wants their sums.
             for r in count..rows {
                 places.corners[r] = places.corners[count - 1];
@@ -218,9 +403,9 @@ impl ConvFast {
                 places.corner_x[r] = places.corner_x[count - 1];
             }
             let (runs, run_len) = self.fill_table(&places, rows, table);
-            at += count;
-            if at < pixels.end {
-                self.prefetch(maps.src, pixel, pixels.end - at);
+            left -= count;
+            if left > 0 && step == 1 {
+                self.prefetch(maps.src, pixel, left);
             }
             for panel in panels {
                 // A clamp happens in registers on the way to dst; all else, and partial vectors, go through the tile.
@@ -258,9 +443,9 @@ impl ConvFast {
         }
     }
 
-    /// Places the next `count` pixels, row by row, and moves on behind them.
+    /// Places the next `count` pixels, along rows (`step` 1) or down a column, and moves on behind them.
     #[inline]
-    fn place(&self, maps: Maps, pixel: &mut Pixel, count: usize) -> Places {
+    fn place(&self, maps: Maps, pixel: &mut Pixel, count: usize, step: usize) -> Places {
         let mut places = Places {
             corners: [maps.src; ROWS_MAX],
             corner_y: [0; ROWS_MAX],
@@ -274,16 +459,16 @@ impl ConvFast {
         let mut r = 0;
         while r < count {
             let Pixel { n, y, x } = *pixel;
-            let len = (count - r).min(self.dst.width - x);
+            let len = if step == 1 { (count - r).min(self.dst.width - x) } else { 1 };
             let (corner_y, corner_x) = ((y * stride_y).wrapping_sub(top), (x * stride_x).wrapping_sub(left));
             let offset = (n * self.src.image_stride)
                 .wrapping_add(corner_y.wrapping_mul(self.src.row_stride))
                 .wrapping_add(corner_x.wrapping_mul(self.src.pixel_stride));
             let corner = maps.src.wrapping_add(offset);
             let dst = maps.dst.wrapping_add(distance(&self.dst, n, y, x));
-            let step = stride_x * self.src.pixel_stride;
+            let src_step = stride_x * self.src.pixel_stride;
             for i in 0..len {
-                places.corners[r + i] = corner.wrapping_add(i * step);
+                places.corners[r + i] = corner.wrapping_add(i * src_step);
                 places.corner_y[r + i] = corner_y;
                 places.corner_x[r + i] = corner_x.wrapping_add(i * stride_x);
                 places.dst[r + i] = dst.wrapping_add(i * self.dst.pixel_stride);
@@ -297,9 +482,11 @@ impl ConvFast {
             let [rows, columns] = &self.inside;
             places.inside &= rows.contains(&y) && columns.contains(&x) && x + len <= columns.end;
             r += len;
-            pixel.x += len;
-            if pixel.x == self.dst.width {
-                pixel.x = 0;
+            if step == 1 {
+                pixel.x += len;
+            }
+            if step != 1 || pixel.x == self.dst.width {
+                pixel.x = if step == 1 { 0 } else { x };
                 pixel.y += 1;
                 if pixel.y == self.dst.height {
                     pixel.y = 0;
@@ -404,18 +591,36 @@ impl FastKernel for ConvFast {
         let maps = windowed_maps(step, self.epilogue.residual);
         assert_eq!(maps, Some((self.src, self.dst, self.residual)), "not the step that the kernel was prepared for");
         let maps = Maps::new(step, memory, self.residual.is_some());
-        let pixels = self.dst.batch * self.dst.height * self.dst.width;
         let threads = threads::useful_threads(self.macs);
-        let tiles = pixels.div_ceil(self.kernels.tallest());
-        let chunks = if threads == 1 { 1 } else { tiles.min(4 * threads) };
+        let (tall, pixels) = (self.kernels.tallest(), self.dst.batch * self.dst.height * self.dst.width);
+        let units = match self.spans {
+            Spans::Rows { .. } => self.dst.batch * self.dst.height,
+            _ => pixels.div_ceil(tall),
+        };
+        let chunks = if threads == 1 { 1 } else { units.min(4 * threads) };
         let groups = self.groups(if threads == 1 { 1 } else { (2 * threads).div_ceil(chunks) });
         threads::share(threads, groups * chunks, |task| {
-            let panels = threads::part(self.panels.len(), groups, task / chunks);
-            let tiles = threads::part(tiles, chunks, task % chunks);
-            let tall = self.kernels.tallest();
-            let part = tiles.start * tall..(tiles.end * tall).min(pixels);
+            let panels = &self.panels[threads::part(self.panels.len(), groups, task / chunks)];
+            let units = threads::part(units, chunks, task % chunks);
+            let (first, end) = (units.start * tall, (units.end * tall).min(pixels));
             // SAFETY: the maps are those of `prepare`; tasks write different pixels or channels.
-            unsafe { self.run_part(maps, part, &self.panels[panels]) };
+            unsafe {
+                match &self.spans {
+                    Spans::Rows { offsets, run_len } => self.run_rows(maps, units, (offsets, *run_len), panels),
+                    Spans::Whole => {
+                        let residual = self.residual.as_ref().map_or(0, |map| map.pixel_stride);
+                        let span = Span {
+                            src: maps.src.wrapping_add(first * self.src.pixel_stride),
+                            src_step: self.src.pixel_stride,
+                            dst: maps.dst.wrapping_add(first * self.dst.pixel_stride),
+                            residual: (maps.residual.wrapping_add(first * residual), residual),
+                            count: end - first,
+                        };
+                        self.run_span(&span, &[0], self.src.channels, panels);
+                    }
+                    Spans::None => self.run_tiles(maps, first, end - first, 1, panels),
+                }
+            }
         });
     }
 }
@@ -510,6 +715,26 @@ mod tests {
                 for gap in [0, 3] {
                     let (activation, residual) = (Activation::Relu, Residual::None);
                     check(&Case { batch: 2, ins: 5, outs: 19, size, window, activation, residual, gap });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn spans_and_their_borders_agree_with_a_naive_loop() {
+        for (ins, outs) in [(3, 16), (3, 5), (8, 24), (5, 33), (16, 70)] {
+            for (kernel, stride) in [(3, 2), (3, 1), (5, 2), (1, 1), (1, 2)] {
+                for (pads, gap) in [([1, 1, 1, 1], 0), ([0, 0, 1, 1], 2), ([2, 1, 0, 2], 0)] {
+                    let pads = if kernel == 1 { [0; 4] } else { pads };
+                    let size = if stride == 1 { [5, 40] } else { [9, 75] };
+                    for (activation, residual) in [
+                        (Activation::Relu, Residual::None),
+                        (Activation::Silu, Residual::None),
+                        (Activation::None, Residual::AfterActivation),
+                    ] {
+                        let window = window(kernel, stride, pads, 1);
+                        check(&Case { batch: 2, ins, outs, size, window, activation, residual, gap });
+                    }
                 }
             }
         }

@@ -18,6 +18,7 @@ pub mod resize;
 pub mod session;
 pub(crate) mod simd;
 pub mod softmax;
+pub mod team;
 #[cfg(test)]
 mod testing;
 pub mod threads;

@@ -17,7 +17,10 @@ const VECTORS: usize = 4;
 /// The fast form of a pooling step; `None` where the views are no feature maps.
 pub fn prepare(kernel: &Pool, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     let (src, dst) = maps(step)?;
-    isa.is_available().then(|| Box::new(PoolFast { isa, kernel: *kernel, src, dst }) as Box<dyn FastKernel>)
+    let whole = |x: &usize| taps_inside(&kernel.window, 1, *x, src.width).len() == kernel.window.kernel[1];
+    let first = (0..dst.width).find(whole).unwrap_or(dst.width);
+    let inside = first..(first..dst.width).find(|x| !whole(x)).unwrap_or(dst.width);
+    isa.is_available().then(|| Box::new(PoolFast { isa, kernel: *kernel, src, dst, inside }) as Box<dyn FastKernel>)
 }
 
 fn maps(step: &Step) -> Option<(FeatureMap, FeatureMap)> {
@@ -32,6 +35,8 @@ pub struct PoolFast {
     kernel: Pool,
     src: FeatureMap,
     dst: FeatureMap,
+    /// Output columns whose windows are inside the picture.
+    inside: Range<usize>,
 }
 
 impl FastKernel for PoolFast {
@@ -81,7 +86,18 @@ impl Work for Rows<'_> {
         for row in self.rows.clone() {
             let (n, y) = (row / p.dst.height, row % p.dst.height);
             let down = taps_inside(&p.kernel.window, 0, y, p.src.height);
-            for x in 0..p.dst.width {
+            // The largest of a small window, where all of its columns are inside, is written out.
+            let written_out = if p.kernel.kind == PoolKind::Max && !down.is_empty() { p.inside.clone() } else { 0..0 };
+            // SAFETY: the windows of these columns are inside from left to right.
+            unsafe {
+                match p.kernel.window.kernel {
+                    [2, 2] => self.largest::<V, 2>((n, y), &down, &written_out),
+                    [3, 3] => self.largest::<V, 3>((n, y), &down, &written_out),
+                    _ => {}
+                }
+            }
+            let done = if matches!(p.kernel.window.kernel, [2, 2] | [3, 3]) { written_out } else { 0..0 };
+            for x in (0..p.dst.width).filter(|x| !done.contains(x)) {
                 let across = taps_inside(&p.kernel.window, 1, x, p.src.width);
                 let scale = match p.kernel.kind {
                     PoolKind::Max => 1.0,
@@ -111,6 +127,49 @@ impl Work for Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// The largest values of K×K windows in the columns `inside` of a row.
+    ///
+    /// # Safety
+    /// The windows must be inside the picture from left to right; the taps `down` are so from top to bottom.
+    #[inline(always)]
+    unsafe fn largest<V: Vector, const K: usize>(
+        &self,
+        (n, y): (usize, usize),
+        down: &Range<usize>,
+        inside: &Range<usize>,
+    ) {
+        let p = self.pool;
+        let window = &p.kernel.window;
+        // Rows outside are replaced by one inside, which changes no maximum.
+        let mut rows = [self.src; K];
+        for (ky, row) in rows.iter_mut().enumerate() {
+            let ky = ky.clamp(down.start, down.end - 1);
+            let sy = y * window.stride[0] + ky * window.dilation[0] - window.pads[0];
+            *row = self.src.wrapping_add(distance(&p.src, n, sy, 0));
+        }
+        let tap = window.dilation[1] * p.src.pixel_stride;
+        for x in inside.clone() {
+            let from = (x * window.stride[1] - window.pads[1]) * p.src.pixel_stride;
+            let dst = self.dst.wrapping_add(distance(&p.dst, n, y, x));
+            let mut c = self.channels.start;
+            while c < self.channels.end {
+                let left = self.channels.end - c;
+                let partial = (left < V::LANES).then_some(left);
+                // SAFETY: by contract; `c` counts whole or partial vectors of the channels.
+                unsafe {
+                    let mut value = V::splat(f32::MIN);
+                    for row in rows {
+                        for kx in 0..K {
+                            value = value.max(load(row.add(from + kx * tap + c), partial));
+                        }
+                    }
+                    store(value, dst.add(c), partial);
+                }
+                c += V::LANES;
+            }
+        }
+    }
+
     #[inline(always)]
     unsafe fn block<V: Vector, const N: usize>(
         &self,

@@ -1,8 +1,9 @@
 //! Walks a plan on the CPU.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::team::Team;
 use super::{Isa, Memory};
 use crate::infer::kernel::FastKernel;
 use crate::infer::plan::memory::plan_arena;
@@ -32,7 +33,7 @@ pub struct CpuSession {
     /// Per step, where there is something faster than the twin.
     fast: Vec<Option<Box<dyn FastKernel>>>,
     /// `None` for one thread: everything runs on the caller's.
-    pool: Option<rayon::ThreadPool>,
+    team: Option<Team>,
     /// The plan's [`crate::infer::plan::step::HostValues`].
     host: Vec<Option<Tensor>>,
 }
@@ -56,19 +57,27 @@ impl CpuSession {
                 }
             }
         }
-        let pool = if threads > 1 {
-            let pool = super::threads::pool(threads);
-            Some(pool.map_err(|e| CpuError::Threads { threads, why: e.to_string() })?)
+        let team = if threads > 1 {
+            Some(Team::new(threads).map_err(|e| CpuError::Threads { threads, why: e.to_string() })?)
         } else {
             None
         };
-        let prepare = || plan.steps.iter().map(|step| step.kernel.fast(step, isa)).collect();
-        let fast = match &pool {
-            Some(pool) => pool.install(prepare),
-            None => prepare(),
+        // Packing weights takes most of the time of loading.
+        let prepared: Vec<Mutex<Option<Box<dyn FastKernel>>>> = plan.steps.iter().map(|_| Mutex::default()).collect();
+        let prepare = || {
+            super::threads::share(threads, plan.steps.len(), |i| {
+                let step = &plan.steps[i];
+                let fast = step.kernel.fast(step, isa);
+                *prepared[i].lock().unwrap_or_else(PoisonError::into_inner) = fast;
+            });
         };
+        match &team {
+            Some(team) => team.install(prepare),
+            None => prepare(),
+        }
+        let fast = prepared.into_iter().map(|fast| fast.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
         let host = vec![None; plan.host.count];
-        Ok(CpuSession { plan, memory, fast, pool, host })
+        Ok(CpuSession { plan, memory, fast, team, host })
     }
 
     pub fn plan(&self) -> &Plan {
@@ -107,10 +116,10 @@ impl CpuSession {
     /// Lets a stage write an input in place: `work` gets the whole buffer, and runs on the session's threads.
     pub fn fill_input<R: Send>(&mut self, index: usize, work: impl FnOnce(&mut [f32]) -> R + Send) -> R {
         let id = self.plan.inputs[index].1.buffer;
-        let CpuSession { memory, pool, .. } = self;
+        let CpuSession { memory, team, .. } = self;
         let buffer = memory.slice_mut(id);
-        match pool {
-            Some(pool) => pool.install(|| work(buffer)),
+        match team {
+            Some(team) => team.install(|| work(buffer)),
             None => work(buffer),
         }
     }
@@ -155,7 +164,7 @@ impl CpuSession {
     }
 
     fn run_with(&mut self, mut report: impl FnMut(usize, f64) + Send) -> Result<(), CpuError> {
-        let CpuSession { plan, memory, fast, pool, host } = self;
+        let CpuSession { plan, memory, fast, team, host } = self;
         let mut walk = || {
             for (i, step) in plan.steps.iter().enumerate() {
                 let start = Instant::now();
@@ -175,8 +184,8 @@ impl CpuSession {
             }
             Ok(())
         };
-        match pool {
-            Some(pool) => pool.install(walk),
+        match team {
+            Some(team) => team.install(walk),
             None => walk(),
         }
     }

@@ -74,7 +74,7 @@ pub trait FastKernel: Debug + Send + Sync {
     /// Name of the micro-kernel, e.g. `conv_gemm_14x32_avx512`.
     fn label(&self) -> String;
 
-    /// Computes the step. Threads come from the rayon pool that this is called in.
+    /// Computes the step. Threads come from the team that this is called in.
     fn run(&self, step: &Step, memory: &crate::cpu::Memory);
 }
 

@@ -93,6 +93,94 @@ pub unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &T
     }
 }
 
+/// What a span kernel works on: pixels at even distances, whose windows are inside the picture.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanArguments {
+    /// First value of the first pixel's window.
+    pub src: *const f32,
+    /// Elements between the windows of neighbours.
+    pub src_step: usize,
+    /// Where each of `runs` stretches of `run_len` values starts, counted from a window's first value.
+    pub offsets: *const usize,
+    pub runs: usize,
+    pub run_len: usize,
+    /// `[runs·run_len][VECTORS·LANES]`
+    pub weights: *const f32,
+    /// `[VECTORS·LANES]`
+    pub bias: *const f32,
+    pub dst: *mut f32,
+    /// Elements between pixels of dst.
+    pub dst_step: usize,
+    /// Output channels: more than `VECTORS − 1` vectors, `VECTORS` at most.
+    pub channels: usize,
+    /// Sums are clamped to this range.
+    pub lo: f32,
+    pub hi: f32,
+}
+
+/// A micro-kernel for that many tiles one after the other. Unsafe: needs its instruction set, and the pointers of
+/// [`SpanArguments`] valid.
+pub type SpanKernel = unsafe fn(&SpanArguments, usize);
+
+/// dst[p][n] = clamp(bias[n] + Σk src[p][k]·weights[k][n]) for `tiles·ROWS` pixels.
+///
+/// # Safety
+/// See [`SpanArguments`] and [`Vector`].
+#[inline(always)]
+pub unsafe fn span<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &SpanArguments, tiles: usize) {
+    let panel = VECTORS * V::LANES;
+    let last = a.channels - (VECTORS - 1) * V::LANES;
+    let (lo, hi) = (V::splat(a.lo), V::splat(a.hi));
+    let mut rows = [a.src; ROWS];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = row.wrapping_add(r * a.src_step);
+    }
+    let mut dst = a.dst;
+    for _ in 0..tiles {
+        let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+        for v in 0..VECTORS {
+            let bias = V::load(a.bias.add(v * V::LANES));
+            for row in &mut sums {
+                row[v] = bias;
+            }
+        }
+        let mut weights = a.weights;
+        for run in 0..a.runs {
+            let mut at = *a.offsets.add(run);
+            let end = at + a.run_len;
+            while at < end {
+                let mut w = [V::splat(0.0); VECTORS];
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = V::load(weights.add(v * V::LANES));
+                }
+                for r in 0..ROWS {
+                    let x = V::splat(*rows[r].add(at));
+                    for v in 0..VECTORS {
+                        sums[r][v] = w[v].mul_add(x, sums[r][v]);
+                    }
+                }
+                weights = weights.add(panel);
+                at += 1;
+            }
+        }
+        for (r, row) in sums.iter().enumerate() {
+            let out = dst.wrapping_add(r * a.dst_step);
+            for (v, sum) in row.iter().enumerate() {
+                let y = hi.min(lo.max(*sum));
+                if v + 1 < VECTORS || last == V::LANES {
+                    y.store(out.add(v * V::LANES));
+                } else {
+                    y.store_first(out.add(v * V::LANES), last);
+                }
+            }
+        }
+        dst = dst.wrapping_add(ROWS * a.dst_step);
+        for row in &mut rows {
+            *row = row.wrapping_add(ROWS * a.src_step);
+        }
+    }
+}
+
 /// Defines `kernel(rows, vectors)` and `ROWS` for an instruction set, each tile shape in a function of its own.
 macro_rules! tiles {
     (@one [$(#[$attribute:meta])*] $vector:ty, $rows:literal, $vectors:literal) => {{
@@ -101,6 +189,13 @@ macro_rules! tiles {
             super::tile::multiply::<$vector, $rows, $vectors>(a);
         }
         Some(multiply)
+    }};
+    (@span [$(#[$attribute:meta])*] $vector:ty, $rows:literal, $vectors:literal) => {{
+        $(#[$attribute])*
+        unsafe fn span(a: &super::tile::SpanArguments, tiles: usize) {
+            super::tile::span::<$vector, $rows, $vectors>(a, tiles);
+        }
+        Some(span)
     }};
     (@finish [$(#[$attribute:meta])*] $vector:ty) => {
         /// The epilogue.
@@ -127,6 +222,17 @@ macro_rules! tiles {
             }
         }
 
+        /// The span kernel for a tile shape.
+        pub fn span(rows: usize, vectors: usize) -> Option<super::tile::SpanKernel> {
+            match (rows, vectors) {
+                $(
+                    ($rows, 1) => super::tile::tiles!(@span $attributes $vector, $rows, 1),
+                    ($rows, 2) => super::tile::tiles!(@span $attributes $vector, $rows, 2),
+                )*
+                _ => None,
+            }
+        }
+
         super::tile::tiles!(@finish $attributes $vector);
     };
 }
@@ -140,6 +246,8 @@ pub struct Kernels {
     pub finish: unsafe fn(&Finish<'_>),
     /// Height and the kernels for one and two vectors; largest first.
     by_height: Vec<(usize, [TileKernel; PANEL_VECTORS])>,
+    /// The same for spans.
+    spans: Vec<(usize, [SpanKernel; PANEL_VECTORS])>,
 }
 
 impl Kernels {
@@ -149,24 +257,60 @@ impl Kernels {
         if !isa.is_available() {
             return None;
         }
-        type Find = fn(usize, usize) -> Option<TileKernel>;
-        let (heights, find, finish): (&[usize], Find, unsafe fn(&Finish<'_>)) = match isa {
+        type Find<K> = fn(usize, usize) -> Option<K>;
+        type Set = (&'static [usize], Find<TileKernel>, Find<SpanKernel>, unsafe fn(&Finish<'_>));
+        let (heights, find, span, finish): Set = match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (super::avx2::ROWS, super::avx2::kernel, super::avx2::finish),
+            Isa::Avx2 => (super::avx2::ROWS, super::avx2::kernel, super::avx2::span, super::avx2::finish),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => (super::avx512::ROWS, super::avx512::kernel, super::avx512::finish),
+            Isa::Avx512 => (super::avx512::ROWS, super::avx512::kernel, super::avx512::span, super::avx512::finish),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => (super::neon::ROWS, super::neon::kernel, super::neon::finish),
-            _ => (portable::ROWS, portable::kernel, portable::finish),
+            Isa::Neon => (super::neon::ROWS, super::neon::kernel, super::neon::span, super::neon::finish),
+            _ => (portable::ROWS, portable::kernel, portable::span, portable::finish),
         };
         let by_height =
             heights.iter().filter_map(|&rows| Some((rows, [find(rows, 1)?, find(rows, 2)?]))).collect::<Vec<_>>();
-        (!by_height.is_empty()).then_some(Kernels { lanes: super::lanes(isa), finish, by_height })
+        let spans =
+            heights.iter().filter_map(|&rows| Some((rows, [span(rows, 1)?, span(rows, 2)?]))).collect::<Vec<_>>();
+        (!by_height.is_empty()).then_some(Kernels { lanes: super::lanes(isa), finish, by_height, spans })
     }
 
     /// Height of the tallest tile.
     pub fn tallest(&self) -> usize {
         self.by_height[0].0
+    }
+
+    /// Computes `count` pixels at even distances; `arguments` are those of the first.
+    ///
+    /// # Safety
+    /// See [`SpanArguments`].
+    pub unsafe fn span(&self, vectors: usize, arguments: &SpanArguments, count: usize) {
+        let mut done = 0;
+        let go_on = |height: usize, kernel: SpanKernel, from: usize, tiles: usize| {
+            let a = SpanArguments {
+                src: arguments.src.wrapping_add(from * arguments.src_step),
+                dst: arguments.dst.wrapping_add(from * arguments.dst_step),
+                ..*arguments
+            };
+            // SAFETY: by contract; `new` found the instruction set.
+            unsafe { kernel(&a, tiles) };
+            from + tiles * height
+        };
+        for &(height, kernels) in &self.spans {
+            if count - done >= height {
+                done = go_on(height, kernels[vectors - 1], done, (count - done) / height);
+            }
+            // A low tile wastes its instructions waiting; rather a higher one that computes some pixels again.
+            if done < count {
+                let fitting = self.spans.iter().rev().find(|(height, _)| *height >= count - done);
+                if let Some(&(height, kernels)) = fitting.filter(|(height, _)| *height <= count) {
+                    done = go_on(height, kernels[vectors - 1], count - height, 1);
+                }
+            }
+            if done == count {
+                return;
+            }
+        }
     }
 
     /// The lowest tile that holds `rows` pixels (the tallest if none does), and its kernels.
