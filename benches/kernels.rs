@@ -212,7 +212,7 @@ fn main() {
             other => filter = other.to_string(),
         }
     }
-    let Ok(pool) = eyas::cpu::threads::pool(threads) else {
+    let Ok(team) = eyas::cpu::team::Team::new(threads) else {
         eprintln!("cannot start {threads} threads");
         return;
     };
@@ -227,7 +227,7 @@ fn main() {
                 println!("  {:26} no fast form", layer.name);
                 continue;
             };
-            let seconds = pool.install(|| best_time(|| kernel.run(black_box(&step), &memory)));
+            let seconds = team.install(|| best_time(|| kernel.run(black_box(&step), &memory)));
             let gflops = 2.0 * layer.macs() / seconds / 1e9;
             let share = peak.map_or(String::new(), |peak| format!("{:5.1} %", 100.0 * gflops / peak / threads as f64));
             println!(

@@ -77,6 +77,7 @@ fn start(common: &Common, args: &WorkerArgs) -> Result<(Session, Value), CliErro
 
 fn dump(session: &mut Session, dir: &Path) -> Result<Value, CliError> {
     let mut list = Vec::new();
+    std::fs::create_dir_all(dir).map_err(|e| CliError::Runtime(format!("cannot make {}: {e}", dir.display())))?;
     for (i, (name, tensor)) in session.outputs()?.into_iter().enumerate() {
         let file = dir.join(format!("out{i}.f32"));
         let bytes: Vec<u8> = tensor.to_f32().iter().flat_map(|v| v.to_le_bytes()).collect();

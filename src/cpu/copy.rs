@@ -23,6 +23,8 @@ enum Way {
     Transpose,
     /// Two contiguous rows of src become the even and the odd elements of dst: a channel shuffle of two groups.
     Interleave,
+    /// Every other element of contiguous rows of src: one half of a channel shuffle.
+    EveryOther,
     Loops,
 }
 
@@ -38,6 +40,7 @@ fn blocks(step: &Step) -> Option<(Blocks<2>, Way)> {
             blocks.move_to_rows(axis);
             if blocks.is_pairs(1) { Way::Interleave } else { Way::Transpose }
         }
+        ([2, 1], None) => Way::EveryOther,
         _ => Way::Loops,
     };
     Some((blocks, way))
@@ -57,6 +60,7 @@ impl FastKernel for CopyFast {
             Way::Runs => "runs",
             Way::Transpose => "transpose",
             Way::Interleave => "interleave",
+            Way::EveryOther => "every_other",
             Way::Loops => "loops",
         };
         format!("copy_{way}")
@@ -97,6 +101,7 @@ impl Work for Part {
                 Way::Runs => runs(src, dst, block),
                 Way::Transpose => squares::<V>(src, dst, block),
                 Way::Interleave => pairs::<V>(src, dst, block),
+                Way::EveryOther => every_other::<V>(src, dst, block),
                 Way::Loops => loops(src, dst, block),
             }
         }
@@ -166,6 +171,30 @@ unsafe fn pairs<V: Vector>(src: *const f32, dst: *mut f32, block: &Block<2>) {
 }
 
 /// # Safety
+/// The block lies inside the views; inner strides are 2 and 1.
+#[inline(always)]
+unsafe fn every_other<V: Vector>(src: *const f32, dst: *mut f32, block: &Block<2>) {
+    // Half of the shuffles that interleave, the other way round.
+    let count = block.inner;
+    for row in 0..block.rows {
+        let [from, to] = block.row(row);
+        let (from, to) = (src.wrapping_add(from), dst.wrapping_add(to));
+        let mut i = 0;
+        // SAFETY: by contract; the last element of a row may be the last of src, so nothing behind it is read.
+        unsafe {
+            while i + V::LANES < count {
+                V::load(from.add(2 * i)).evens(V::load(from.add(2 * i + V::LANES))).store(to.add(i));
+                i += V::LANES;
+            }
+            while i < count {
+                *to.add(i) = *from.add(2 * i);
+                i += 1;
+            }
+        }
+    }
+}
+
+/// # Safety
 /// The block lies inside the views.
 #[inline(always)]
 unsafe fn loops(src: *const f32, dst: *mut f32, block: &Block<2>) {
@@ -220,7 +249,10 @@ mod tests {
             );
             let mut wide = shape;
             wide[1] *= 2;
-            check(map(0, wide, 0, 0).sliced(1, 1, shape[1], 2), map(1, shape, 0, 0), Way::Loops);
+            check(map(0, wide, 0, 0).sliced(1, 1, shape[1], 2), map(1, shape, 0, 0), Way::EveryOther);
+            let mut wider = shape;
+            wider[1] *= 3;
+            check(map(0, wider, 0, 0).sliced(1, 1, shape[1], 3), map(1, shape, 0, 0), Way::Loops);
         }
         let one = [1, 1, 1, 1];
         check(map(0, one, 0, 0), map(1, one, 3, 0), Way::Runs);

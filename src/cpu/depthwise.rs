@@ -1,8 +1,10 @@
 //! Fast depthwise convolution: vectors over channels, a register tile of neighbouring output pixels.
 //!
 //! A tile of `T` pixels in a row loads every input vector once per row of the window and uses it for all the taps that
-//! it meets. Kernels 3×3 and 5×5 at strides 1 and 2 are written out; other windows, and pixels whose window leaves the
-//! picture to the left or right, go tap by tap.
+//! it meets. Kernels 3×3 and 5×5 at strides 1 and 2 are written out, also at the border, where taps outside see zeros;
+//! other windows go tap by tap.
+
+mod square;
 
 use std::ops::Range;
 
@@ -20,18 +22,6 @@ use crate::infer::plan::view::FeatureMap;
 const TILE: usize = 8;
 /// Pixels per row of the tiles of several rows.
 const SQUARE: usize = 4;
-
-/// A block once for each value of a constant.
-macro_rules! unrolled {
-    ($name:ident, $($value:literal)*, $block:block) => {$(
-        {
-            #[allow(non_upper_case_globals)]
-            const $name: usize = $value;
-            $block
-        }
-    )*};
-}
-
 /// The fast form of a depthwise step; `None` where the views are no feature maps or do not fit the weights.
 pub fn prepare(kernel: &Depthwise, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     Some(Box::new(DepthwiseFast::new(kernel, step, isa)?))
@@ -53,6 +43,8 @@ pub struct DepthwiseFast {
     /// `[tap y][tap x][channel]`, channels padded to whole vectors.
     weights: Aligned,
     bias: Aligned,
+    /// What taps outside the picture see.
+    zeros: Aligned,
     /// Channels with their padding.
     width: usize,
     macs: u64,
@@ -94,6 +86,7 @@ impl DepthwiseFast {
             epilogue,
             weights,
             bias,
+            zeros: Aligned::zeros(width),
             width,
             macs: (dst.batch * dst.height * dst.width * channels * taps) as u64,
         })
@@ -251,127 +244,39 @@ impl Rows<'_> {
         let first = left.div_ceil(S).min(d.dst.width);
         let end = (d.src.width + left).checked_sub(K).map_or(0, |last| last / S + 1).clamp(first, d.dst.width);
         let inside = first..end;
+        // Several rows at a time, four with 32 registers, in squares whose border is looked at only where there is one.
+        // The weights of a 5×5 at stride 1 would have to be loaded as often as the picture: one row at a time.
+        let tall = if V::LANES == 16 && K == 3 && S == 1 { 4 } else { 2 };
         let mut row = self.rows.start;
         while row < self.rows.end {
             let (n, y) = (row / d.dst.height, row % d.dst.height);
-            // Two rows at a time where both windows are inside the picture from top to bottom; four with 32 registers.
-            // The weights of a 5×5 at stride 1 would have to be loaded as often as the picture: one row at a time.
-            let wanted = if V::LANES == 16 && K == 3 && S == 1 { 4 } else { 2 };
-            let last = y + wanted - 1;
-            let fits = (K, S) != (5, 1)
-                && row + wanted <= self.rows.end
-                && last < d.dst.height
-                && y * S >= d.window.pads[0]
-                && last * S + K <= d.src.height + d.window.pads[0]
-                && inside.len() >= SQUARE;
-            // SAFETY: pixels of dst; those of squares and tiles have their windows inside src.
-            unsafe {
-                if fits && wanted == 4 {
-                    self.squares::<V, K, S, 4>(n, y, &inside);
-                    row += 4;
-                } else if fits {
-                    self.squares::<V, K, S, 2>(n, y, &inside);
-                    row += 2;
-                } else {
-                    self.tiles::<V, K, S>(n, y, &inside);
-                    row += 1;
-                }
-            }
-        }
-    }
-
-    /// `R` output rows.
-    #[inline(always)]
-    unsafe fn squares<V: Vector, const K: usize, const S: usize, const R: usize>(
-        &self,
-        n: usize,
-        y: usize,
-        inside: &Range<usize>,
-    ) {
-        for y in y..y + R {
-            for x in (0..inside.start).chain(inside.end..self.depthwise.dst.width) {
-                self.one(n, y, x);
-            }
-        }
-        let mut x = inside.start;
-        loop {
-            // SAFETY: the columns are inside, and so are the rows.
-            unsafe { self.square::<V, K, S, R>(n, y, x) };
-            if x + SQUARE == inside.end {
-                return;
-            }
-            // The last square computes some pixels again.
-            x = (x + SQUARE).min(inside.end - SQUARE);
-        }
-    }
-
-    /// `R` rows of `SQUARE` pixels: every input vector is loaded once for all the windows that it is in.
-    #[inline(always)]
-    unsafe fn square<V: Vector, const K: usize, const S: usize, const R: usize>(&self, n: usize, y: usize, x: usize) {
-        let d = self.depthwise;
-        let [top, left, ..] = d.window.pads;
-        let src = self.maps.src.wrapping_add(distance(&d.src, n, y * S - top, x * S - left));
-        let dst = self.maps.dst.wrapping_add(distance(&d.dst, n, y, x));
-        let channels = d.dst.channels;
-        // SAFETY: by contract; `c` is inside the channels.
-        unsafe {
-            let mut c = 0;
-            while c + V::LANES <= channels {
-                self.square_block::<V, K, S, R>(src.add(c), dst.add(c), c, None);
-                c += V::LANES;
-            }
-            if c < channels {
-                self.square_block::<V, K, S, R>(src.add(c), dst.add(c), c, Some(channels - c));
-            }
-        }
-        for y in y..y + R {
-            self.finish(n, y, x, SQUARE);
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::absurd_extreme_comparisons)] // the constants of `unrolled` include 0
-    unsafe fn square_block<V: Vector, const K: usize, const S: usize, const R: usize>(
-        &self,
-        src: *const f32,
-        dst: *mut f32,
-        c: usize,
-        partial: Option<usize>,
-    ) {
-        let d = self.depthwise;
-        let pixel = d.src.pixel_stride;
-        // SAFETY: see `square`.
-        unsafe {
-            let mut sums = [[V::load(d.bias.as_ptr().add(c)); SQUARE]; R];
-            let weights = d.weights.as_ptr().add(c);
-            // Written out, because LLVM leaves loops of this size rolled and then keeps the sums in memory.
-            unrolled!(i, 0 1 2 3 4 5 6 7 8, {
-                if i < (R - 1) * S + K {
-                    let row = src.add(i * d.src.row_stride);
-                    unrolled!(j, 0 1 2 3 4 5 6 7 8 9 10, {
-                        if j < (SQUARE - 1) * S + K {
-                            let value = load::<V>(row.add(j * pixel), partial);
-                            for (r, sums) in sums.iter_mut().enumerate() {
-                                for kx in 0..K {
-                                    let used = i >= r * S && i - r * S < K && j >= kx;
-                                    if used && (j - kx).is_multiple_of(S) && (j - kx) / S < SQUARE {
-                                        let weight = V::load(weights.add(((i - r * S) * K + kx) * d.width));
-                                        let sum = &mut sums[(j - kx) / S];
-                                        *sum = value.mul_add(weight, *sum);
-                                    }
-                                }
-                            }
+            let left = (d.dst.height - y).min(self.rows.end - row);
+            if (K, S) != (5, 1) && d.dst.width >= SQUARE && left >= tall {
+                // SAFETY: rows and columns of dst.
+                unsafe {
+                    if tall == 4 {
+                        self.band::<V, K, S, 4>(n, y)
+                    } else {
+                        self.band::<V, K, S, 2>(n, y)
+                    }
+                    // The last band computes some rows again rather than few of its own.
+                    if left > tall && left < 2 * tall {
+                        let y = y + left - tall;
+                        if tall == 4 {
+                            self.band::<V, K, S, 4>(n, y)
+                        } else {
+                            self.band::<V, K, S, 2>(n, y)
                         }
-                    });
+                        row += left;
+                        continue;
+                    }
                 }
-            });
-            let (lo, hi) = (V::splat(d.clamp.0), V::splat(d.clamp.1));
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (t, sum) in sums.into_iter().enumerate() {
-                    let to = dst.add(r * d.dst.row_stride + t * d.dst.pixel_stride);
-                    store(hi.min(lo.max(sum)), to, partial);
-                }
+                row += tall;
+                continue;
             }
+            // SAFETY: pixels of dst; those of tiles have their windows inside src from left to right.
+            unsafe { self.tiles::<V, K, S>(n, y, &inside) };
+            row += 1;
         }
     }
 

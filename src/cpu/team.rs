@@ -118,7 +118,7 @@ impl Team {
         let mut team = Team { shared, workers: Vec::new(), handles: Vec::new(), home: bound.then(|| processors[0]) };
         for index in 1..threads {
             let shared = team.shared.clone();
-            let processor = bound.then(|| processors[index]);
+            let processor = processors.get(index).copied().filter(|_| bound);
             let handle = std::thread::Builder::new().name(format!("eyas-{index}")).spawn(move || {
                 if let Some(processor) = processor {
                     affinity::stay_on(processor);

@@ -92,6 +92,11 @@ impl Vector for Avx2 {
         (Avx2(_mm256_permute2f128_ps::<0x20>(lo, hi)), Avx2(_mm256_permute2f128_ps::<0x31>(lo, hi)))
     }
     #[inline(always)]
+    unsafe fn evens(self, other: Self) -> Self {
+        let mixed = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(self.0, other.0));
+        Avx2(_mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(mixed)))
+    }
+    #[inline(always)]
     unsafe fn keep_first(self, count: usize, other: Self) -> Self {
         Avx2(_mm256_blendv_ps(other.0, self.0, _mm256_castsi256_ps(first(count))))
     }

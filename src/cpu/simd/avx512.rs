@@ -94,6 +94,11 @@ impl Vector for Avx512 {
         (pick(lo), pick(hi))
     }
     #[inline(always)]
+    unsafe fn evens(self, other: Self) -> Self {
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        Avx512(_mm512_permutex2var_ps(self.0, even, other.0))
+    }
+    #[inline(always)]
     unsafe fn keep_first(self, count: usize, other: Self) -> Self {
         Avx512(_mm512_mask_blend_ps(first(count), other.0, self.0))
     }

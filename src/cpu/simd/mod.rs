@@ -56,6 +56,8 @@ pub trait Vector: Copy {
     /// The lanes in turns, as two vectors: a₀ b₀ a₁ b₁ … . Done to the vectors of a square (i with i + half, the pairs
     /// side by side) as often as log₂ of their number, it transposes it.
     unsafe fn interleave(self, other: Self) -> (Self, Self);
+    /// The lanes of even number of both: a₀ a₂ … b₀ b₂ … .
+    unsafe fn evens(self, other: Self) -> Self;
     /// The first `count` lanes, the others from `other`.
     unsafe fn keep_first(self, count: usize, other: Self) -> Self;
     unsafe fn sum_lanes(self) -> f32;

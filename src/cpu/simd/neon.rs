@@ -89,6 +89,10 @@ impl Vector for Neon {
         (Neon(vzip1q_f32(self.0, other.0)), Neon(vzip2q_f32(self.0, other.0)))
     }
     #[inline(always)]
+    unsafe fn evens(self, other: Self) -> Self {
+        Neon(vuzp1q_f32(self.0, other.0))
+    }
+    #[inline(always)]
     unsafe fn keep_first(self, count: usize, other: Self) -> Self {
         static FIRST: [u32; 8] = [u32::MAX, u32::MAX, u32::MAX, u32::MAX, 0, 0, 0, 0];
         Neon(vbslq_f32(vld1q_u32(FIRST.as_ptr().add(4 - count)), self.0, other.0))

@@ -101,6 +101,10 @@ impl Vector for Portable {
         (Portable([a[0], b[0], a[1], b[1]]), Portable([a[2], b[2], a[3], b[3]]))
     }
     #[inline(always)]
+    unsafe fn evens(self, other: Self) -> Self {
+        Portable([self.0[0], self.0[2], other.0[0], other.0[2]])
+    }
+    #[inline(always)]
     unsafe fn keep_first(self, count: usize, other: Self) -> Self {
         let mut lanes = other.0;
         lanes[..count].copy_from_slice(&self.0[..count]);

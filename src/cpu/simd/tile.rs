@@ -13,6 +13,8 @@ use crate::infer::kernels::conv::Residual;
 
 /// Vectors of output channels in a panel of packed weights.
 pub const PANEL_VECTORS: usize = 2;
+/// Steps of K between the request for weights and their use: what comes from the third-level cache is there in time.
+const AHEAD: usize = 24;
 /// No tile has more rows.
 pub const ROWS_MAX: usize = 14;
 /// No tile has more elements.
@@ -72,7 +74,9 @@ pub unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &T
         while k < a.run_len {
             let mut w = [V::splat(0.0); VECTORS];
             for (v, w) in w.iter_mut().enumerate() {
-                *w = V::load(weights.add(v * V::LANES));
+                let from = weights.add(v * V::LANES);
+                *w = V::load(from);
+                super::prefetch(from.wrapping_add(AHEAD * panel));
             }
             for r in 0..ROWS {
                 let x = V::splat(*rows[r].add(k));
@@ -151,7 +155,9 @@ pub unsafe fn span<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &SpanA
             while at < end {
                 let mut w = [V::splat(0.0); VECTORS];
                 for (v, w) in w.iter_mut().enumerate() {
-                    *w = V::load(weights.add(v * V::LANES));
+                    let from = weights.add(v * V::LANES);
+                    *w = V::load(from);
+                    super::prefetch(from.wrapping_add(AHEAD * panel));
                 }
                 for r in 0..ROWS {
                     let x = V::splat(*rows[r].add(at));
