@@ -20,6 +20,7 @@ pub mod cpu;
 pub mod decode;
 pub mod detector;
 pub mod draw;
+pub mod dynamic;
 pub mod error;
 pub mod evaluation;
 pub mod frame;
@@ -34,6 +35,7 @@ pub mod shader;
 
 pub use decode::{DecodeOptions, Detection};
 pub use detector::{Detector, DetectorBuilder, StageTimes};
+pub use dynamic::DynamicSession;
 pub use error::Error;
 pub use frame::{Colour, Frame, PixelFormat, YuvMatrix, YuvRange};
 pub use infer::plan::Plan;

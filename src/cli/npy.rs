@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use eyas::Tensor;
+use eyas::infer::tensor::TensorElements;
 use npyz::WriterBuilder as _;
 
 use super::CliError;
@@ -12,7 +14,7 @@ use super::CliError;
 /// Tensors with more elements are refused before memory is asked for.
 const MAX_ELEMENTS: u64 = 1 << 28;
 
-/// Reads a C-order array of f4, f8, i8, i4 or u1 as f32.
+/// Reads a C-order array of f4, f8, i8, i4, u1, i1 or b1.
 pub fn read(path: &Path) -> Result<Tensor, CliError> {
     let fail = |why: String| CliError::Runtime(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|e| fail(e.to_string()))?;
@@ -25,26 +27,41 @@ pub fn read(path: &Path) -> Result<Tensor, CliError> {
     }
     let shape: Vec<usize> = npy.shape().iter().map(|&d| d as usize).collect();
     let dtype = npy.dtype().descr();
-    let values: std::io::Result<Vec<f32>> = match dtype.trim_matches('\'') {
-        "<f4" => npy.into_vec::<f32>(),
-        "<f8" => npy.into_vec::<f64>().map(|v| v.iter().map(|&x| x as f32).collect()),
-        "<i8" => npy.into_vec::<i64>().map(|v| v.iter().map(|&x| x as f32).collect()),
-        "<i4" => npy.into_vec::<i32>().map(|v| v.iter().map(|&x| x as f32).collect()),
-        "|u1" => npy.into_vec::<u8>().map(|v| v.iter().map(|&x| f32::from(x)).collect()),
+    let elements: std::io::Result<TensorElements> = match dtype.trim_matches('\'') {
+        "<f4" => npy.into_vec().map(|v| TensorElements::F32(Arc::new(v))),
+        "<f8" => npy.into_vec().map(|v| TensorElements::F64(Arc::new(v))),
+        "<i8" => npy.into_vec().map(|v| TensorElements::I64(Arc::new(v))),
+        "<i4" => npy.into_vec().map(|v| TensorElements::I32(Arc::new(v))),
+        "|u1" => npy.into_vec().map(|v| TensorElements::U8(Arc::new(v))),
+        "|i1" => npy.into_vec().map(|v| TensorElements::I8(Arc::new(v))),
+        "|b1" => npy.into_vec().map(|v| TensorElements::Bool(Arc::new(v))),
         other => return Err(fail(format!("has element type {other}; save numpy float32"))),
     };
-    let values = values.map_err(|e| fail(e.to_string()))?;
-    Tensor::from_f32(&shape, values).map_err(fail)
+    let elements = elements.map_err(|e| fail(e.to_string()))?;
+    Tensor::new(shape, elements).map_err(fail)
 }
 
-/// Writes a tensor as float32.
+/// Writes a tensor in its own element type; f16 as float32.
 pub fn write(path: &Path, tensor: &Tensor) -> Result<(), CliError> {
     let fail = |e: std::io::Error| CliError::Runtime(format!("cannot write {}: {e}", path.display()));
     let shape: Vec<u64> = tensor.shape().iter().map(|&d| d as u64).collect();
     let mut out = BufWriter::new(File::create(path).map_err(fail)?);
-    let mut writer =
-        npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut out).begin_nd().map_err(fail)?;
-    writer.extend(tensor.to_f32()).map_err(fail)?;
-    writer.finish().map_err(fail)?;
+    macro_rules! write_all {
+        ($values:expr) => {{
+            let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
+            let mut writer = options.writer(&mut out).begin_nd().map_err(fail)?;
+            writer.extend($values).map_err(fail)?;
+            writer.finish().map_err(fail)?;
+        }};
+    }
+    match tensor.elements() {
+        TensorElements::F64(v) => write_all!(v.iter()),
+        TensorElements::I64(v) => write_all!(v.iter()),
+        TensorElements::I32(v) => write_all!(v.iter()),
+        TensorElements::U8(v) => write_all!(v.iter()),
+        TensorElements::I8(v) => write_all!(v.iter()),
+        TensorElements::Bool(v) => write_all!(v.iter()),
+        TensorElements::F32(_) | TensorElements::F16(_) => write_all!(tensor.to_f32()),
+    }
     out.flush().map_err(fail)
 }

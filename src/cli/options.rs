@@ -85,7 +85,11 @@ impl Common {
     }
 
     pub fn load_model(&self) -> Result<Model, CliError> {
-        Ok(Model::load(self.model_path()?, self.weights.as_deref(), &self.import_options())?)
+        self.load_model_with(&self.import_options())
+    }
+
+    pub fn load_model_with(&self, options: &ImportOptions) -> Result<Model, CliError> {
+        Ok(Model::load(self.model_path()?, self.weights.as_deref(), options)?)
     }
 
     pub fn session_options(&self) -> SessionOptions {

@@ -11,7 +11,8 @@ use super::{CliError, npy};
 pub struct Args {
     #[command(flatten)]
     pub common: Common,
-    /// An input tensor, once per input; float32 in the file's axis order
+    /// An input tensor, once per input, in the file's axis order. Its shape binds what the model leaves open,
+    /// the batch too
     #[arg(long = "input", value_name = "NAME=X.npy", required = true, value_parser = parse_input)]
     inputs: Vec<(String, PathBuf)>,
     /// Where to write each output as NAME.npy (a '/' in a name becomes '_')
@@ -27,13 +28,18 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 pub fn run(args: &Args) -> Result<(), CliError> {
-    let model = args.common.load_model()?;
+    let mut inputs: Vec<(&str, Tensor)> = Vec::new();
+    let mut options = args.common.import_options();
+    for (name, path) in &args.inputs {
+        let tensor = npy::read(path)?;
+        if args.common.size.is_none() {
+            options.shapes.insert(name.clone(), tensor.shape().to_vec());
+        }
+        inputs.push((name, tensor));
+    }
+    let model = args.common.load_model_with(&options)?;
     let mut session = Session::new(&model, &args.common.session_options())?;
     log::info!("{} on {}", session.backend(), session.adapter());
-    let mut inputs: Vec<(&str, Tensor)> = Vec::new();
-    for (name, path) in &args.inputs {
-        inputs.push((name, npy::read(path)?));
-    }
     let outputs = session.run(&inputs)?;
     let dir = &args.output_dir;
     std::fs::create_dir_all(dir).map_err(|e| CliError::Runtime(format!("cannot create {}: {e}", dir.display())))?;

@@ -8,7 +8,9 @@
 mod span;
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::packed::{self, Packed};
 use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
 use super::simd::{self, Aligned};
 use super::{Isa, threads};
@@ -51,7 +53,7 @@ pub struct ConvFast {
     dst: FeatureMap,
     residual: Option<FeatureMap>,
     epilogue: Epilogue,
-    weights: Aligned,
+    weights: Arc<Packed>,
     /// Padded with zeros to whole panels.
     bias: Aligned,
     panels: Vec<Panel>,
@@ -101,18 +103,22 @@ impl ConvFast {
             at += depth * vectors * lanes;
             first_channel += channels;
         }
-        let mut weights = Aligned::zeros(at);
-        for panel in &panels {
-            let width = panel.vectors * lanes;
-            for n in 0..panel.channels {
-                let filter = &conv.weights[(panel.first_channel + n) * depth..][..depth];
-                for tap in 0..taps {
-                    for c in 0..src.channels {
-                        weights[panel.weights + (tap * src.channels + c) * width + n] = filter[c * taps + tap];
+        let pack = || {
+            let mut weights = Aligned::zeros(at);
+            for panel in &panels {
+                let width = panel.vectors * lanes;
+                for n in 0..panel.channels {
+                    let filter = &conv.weights[(panel.first_channel + n) * depth..][..depth];
+                    for tap in 0..taps {
+                        for c in 0..src.channels {
+                            weights[panel.weights + (tap * src.channels + c) * width + n] = filter[c * taps + tap];
+                        }
                     }
                 }
             }
-        }
+            weights
+        };
+        let weights = packed::packed(&conv.weights, [lanes, taps, src.channels], pack);
         let mut bias = Aligned::zeros(dst.channels.next_multiple_of(PANEL_VECTORS * lanes));
         bias[..dst.channels].copy_from_slice(&conv.bias);
         let mut fast = ConvFast {
@@ -141,7 +147,7 @@ impl ConvFast {
 
     /// Panels that are used together, as ranges of `self.panels`.
     fn groups(&self, at_least: usize) -> usize {
-        (self.weights.len() * 4).div_ceil(GROUP_BYTES).max(at_least).clamp(1, self.panels.len().max(1))
+        (self.weights.values.len() * 4).div_ceil(GROUP_BYTES).max(at_least).clamp(1, self.panels.len().max(1))
     }
 }
 
@@ -239,7 +245,7 @@ impl ConvFast {
                     rows: table.as_ptr(),
                     runs,
                     run_len,
-                    weights: self.weights[panel.weights..].as_ptr(),
+                    weights: self.weights.values[panel.weights..].as_ptr(),
                     bias: self.bias[panel.first_channel..].as_ptr(),
                     out: if direct.is_some() { places.dst.as_ptr() } else { in_tile[panel.vectors - 1].as_ptr() },
                     out_offset: if direct.is_some() { panel.first_channel } else { 0 },

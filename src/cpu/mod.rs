@@ -11,6 +11,7 @@ pub mod isa;
 mod layout_measurement;
 pub mod matmul;
 pub mod memory;
+pub mod packed;
 pub mod peak;
 pub mod pool;
 pub mod reduce;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::GpuError;
 use super::dispatch::{BindingAccess, Pipeline};
+use super::session::WeightsKey;
 use crate::shader::Precision;
 
 /// The graphics interface under wgpu.
@@ -184,6 +185,8 @@ pub struct Gpu {
     pub(super) pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// Bind group layouts by the access of each binding.
     pub(super) layouts: Mutex<HashMap<Vec<BindingAccess>, wgpu::BindGroupLayout>>,
+    /// Packed weights of the sessions that are alive, by hash, length and precision of their content.
+    pub(super) weights: Mutex<HashMap<WeightsKey, Weak<wgpu::Buffer>>>,
     faults: Arc<Mutex<Faults>>,
     /// How often a buffer was mapped for reading, each with one copy of device memory to it.
     pub(super) map_operations: AtomicU64,
@@ -313,6 +316,7 @@ impl Gpu {
             checked_shaders,
             pipelines: Mutex::default(),
             layouts: Mutex::default(),
+            weights: Mutex::default(),
             faults: Arc::default(),
             map_operations: AtomicU64::new(0),
         }

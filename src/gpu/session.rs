@@ -5,8 +5,9 @@
 //! result. All of a run is one compute pass and one submission, unless the plan has hops: operators that the host computes
 //! in between. Each ends a submission, reads back what the operators take, and uploads what the device needs of them.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::buffer::{Readback, decode_f32, encode_f32};
 use super::device::lock;
@@ -36,6 +37,8 @@ pub struct GpuSession {
     buffers: Vec<wgpu::Buffer>,
     /// One for each step of the plan; `None` for steps that have nothing to do.
     dispatches: Vec<Option<Dispatch>>,
+    /// Packed weights, perhaps shared with other sessions.
+    _weights: Vec<Arc<wgpu::Buffer>>,
     memory_bytes: u64,
     last: Mutex<Option<wgpu::SubmissionIndex>>,
     /// Host images of the input buffers, made when first needed; their padding is zero and stays so.
@@ -86,7 +89,7 @@ impl GpuSession {
             for (step, values) in steps.iter().zip(&packed) {
                 weights.push(match values.as_slice() {
                     [] => None,
-                    values => Some(uploads.make(&step.node, values.len(), values)?),
+                    values => Some(uploads.make_shared(&step.node, values)?),
                 });
             }
         }
@@ -95,7 +98,7 @@ impl GpuSession {
             .into_iter()
             .enumerate()
             .filter_map(|(i, variant)| Some((i, variant?)))
-            .map(|(i, variant)| (i, (variant, bound_buffers(&plan.steps[i], weights[i].as_ref(), &buffers))))
+            .map(|(i, variant)| (i, (variant, bound_buffers(&plan.steps[i], weights[i].as_deref(), &buffers))))
             .unzip();
         let mut dispatches: Vec<Option<Dispatch>> = vec![None; plan.steps.len()];
         for (i, dispatch) in busy.into_iter().zip(gpu.dispatch_all(&jobs)?) {
@@ -110,6 +113,7 @@ impl GpuSession {
             precision,
             buffers,
             dispatches,
+            _weights: weights.into_iter().flatten().collect(),
             memory_bytes,
             last: Mutex::new(None),
             readback: Mutex::new(None),
@@ -330,6 +334,20 @@ fn bound_buffers<'a>(
     weights.into_iter().chain(step.reads.iter().chain(&step.writes).map(|view| &buffers[view.buffer.0])).collect()
 }
 
+/// Two hashes and the length of some weights, and how they are stored.
+pub(super) type WeightsKey = (u64, u64, usize, bool);
+
+fn weights_key(values: &[f32], precision: Precision) -> WeightsKey {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let hash = |salt: u64| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        hasher.write(bytes);
+        hasher.finish()
+    };
+    (hash(1), hash(2), values.len(), precision == Precision::F16)
+}
+
 /// Makes buffers and keeps count of them.
 struct Uploads<'a> {
     gpu: &'a Gpu,
@@ -339,6 +357,21 @@ struct Uploads<'a> {
 }
 
 impl Uploads<'_> {
+    /// A buffer with these values, the same one for all sessions of the device: a network planned for several input
+    /// sizes keeps one copy of its weights. Counted by each session.
+    fn make_shared(&mut self, label: &str, values: &[f32]) -> Result<Arc<wgpu::Buffer>, GpuError> {
+        let key = weights_key(values, self.precision);
+        if let Some(shared) = lock(&self.gpu.weights).get(&key).and_then(Weak::upgrade) {
+            self.memory_bytes += shared.size();
+            return Ok(shared);
+        }
+        let made = Arc::new(self.make(label, values.len(), values)?);
+        let mut known = lock(&self.gpu.weights);
+        known.retain(|_, weak| weak.strong_count() > 0);
+        known.insert(key, Arc::downgrade(&made));
+        Ok(made)
+    }
+
     fn make(&mut self, label: &str, len_elements: usize, values: &[f32]) -> Result<wgpu::Buffer, GpuError> {
         let size_bytes = len_elements.max(values.len()).saturating_mul(self.precision.size_bytes());
         let buffer = self.gpu.storage_buffer(label, size_bytes)?;

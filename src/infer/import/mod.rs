@@ -19,6 +19,9 @@ pub struct ImportOptions {
     pub size_px: Option<[usize; 2]>,
     /// Values of named dynamic dims.
     pub dims: BTreeMap<String, usize>,
+    /// Shapes of inputs by name, in the file's axis order. They bind all dims of an input that the file leaves open,
+    /// the batch too. What the file fixes stays as it is.
+    pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
 /// Reads a model from a file: ONNX, or a Darknet `.cfg` with its weights in `weights` or, by default, in the file of

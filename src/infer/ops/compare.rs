@@ -189,10 +189,18 @@ impl Op for Mod {
                     };
                     Numbers::Int(a.iter().zip(&b).map(one).collect())
                 }
-                (Numbers::Float(a), Numbers::Float(b)) if self.c_sign => {
-                    Numbers::Float(a.iter().zip(&b).map(|(x, y)| x % y).collect())
+                (Numbers::Float(a), Numbers::Float(b)) => {
+                    let one = |(&x, &y): (&f64, &f64)| {
+                        let rest = x % y;
+                        match self.c_sign {
+                            true => rest,
+                            false if rest == 0.0 => 0.0f64.copysign(y),
+                            false => rest + if (rest < 0.0) == (y < 0.0) { 0.0 } else { y },
+                        }
+                    };
+                    Numbers::Float(a.iter().zip(&b).map(one).collect())
                 }
-                _ => return Err(OpError::Invalid(format!("fmod = 0 of {} values", a.dtype()))),
+                _ => return Err(OpError::Invalid(format!("mixes {} and {}", a.dtype(), b.dtype()))),
             };
             Ok(vec![dense::from_numbers(&shape, a.dtype(), &result)?])
         };
@@ -226,5 +234,10 @@ mod tests {
         assert_eq!(eval(&Mod { c_sign: false }, &[&a, &b]), Ok(vec![0, -2, 5]));
         assert_eq!(eval(&Mod { c_sign: true }, &[&a, &b]), Ok(vec![0, 1, 5]));
         assert!(eval(&Mod { c_sign: false }, &[&a, &Tensor::vec_i64(vec![0])]).is_err());
+        let floats = |v: &[f32]| Tensor::from_f32(&[v.len()], v.to_vec()).expect("tensor");
+        let (a, b) = (floats(&[-4.25, 7.5, 5.0, -1.0]), floats(&[2.0, -3.0, 8.0, f32::INFINITY]));
+        let rest = |c_sign| Mod { c_sign }.eval(&[Some(&a), Some(&b)]).expect("folds").expect("floats")[0].to_f32();
+        assert_eq!(rest(false), [1.75, -1.5, 5.0, f32::INFINITY], "the sign of the divisor, as in Python");
+        assert_eq!(rest(true), [-0.25, 1.5, 5.0, -1.0]);
     }
 }

@@ -99,7 +99,7 @@ impl Op for Conv {
     fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
         let x = present(inputs, 0)?;
         let weights_id = present(inputs, 1)?;
-        let weights = Arc::new(l.constant_f32(weights_id, "weights")?);
+        let weights = l.shared_constant_f32(weights_id, "weights")?;
         let (out_channels, channels) = (l.shape(weights_id)[0], l.shape(x)[1]);
         let bias = Arc::new(match inputs.get(2).copied().flatten() {
             Some(bias) => l.constant_f32(bias, "bias")?,

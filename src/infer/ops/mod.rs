@@ -9,6 +9,7 @@ pub mod compare;
 pub mod concat;
 pub mod constant;
 pub mod context;
+pub mod control_flow;
 pub mod conv;
 pub mod dense;
 pub mod elementwise;

@@ -5,7 +5,8 @@ use super::context::{NodeContext, input, present, resolve_axes};
 use crate::infer::graph::Fact;
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::view::View;
-use crate::infer::tensor::{Tensor, element_count};
+use crate::infer::tensor::{Tensor, TensorElements, element_count};
+use std::sync::Arc;
 
 /// The elements of the input, in row-major order of the axes, under another shape.
 #[derive(Clone, Debug)]
@@ -119,7 +120,48 @@ pub fn build_dropout(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpErr
         return context.refuse("training_mode = true; export the network for inference".into());
     }
     context.drop_input(1);
-    build_identity(context)
+    if context.output_count < 2 {
+        return build_identity(context);
+    }
+    let x = context.input(0)?;
+    Ok(Box::new(DropoutWithMask { shape: x.shape.clone() }))
+}
+
+/// Dropout whose mask is asked for: at inference it is true everywhere.
+#[derive(Clone, Debug)]
+struct DropoutWithMask {
+    shape: Vec<usize>,
+}
+
+impl Op for DropoutWithMask {
+    fn name(&self) -> &'static str {
+        "Dropout"
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        let x = input(inputs, 0)?;
+        super::context::check_shape(&self.shape)?;
+        let count = element_count(&self.shape).unwrap_or(0);
+        let mask = Tensor::new(self.shape.clone(), TensorElements::Bool(Arc::new(vec![true; count])));
+        Ok(vec![Fact::new(x.dtype, &x.shape), Fact::of(&mask.map_err(OpError::Invalid)?)])
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
+        let evaluate = || {
+            let x = present(inputs, 0)?;
+            let facts = self.infer(&[Some(&Fact::of(x))])?;
+            Ok(std::iter::once(x.clone()).chain(facts.into_iter().filter_map(|f| f.constant)).collect())
+        };
+        Some(evaluate())
+    }
+
+    fn view_forward(&self, source: &View, _inputs: &[Option<&Fact>], output: usize) -> Option<View> {
+        (output == 0).then(|| source.clone())
+    }
+
+    fn is_view(&self) -> bool {
+        true
+    }
 }
 
 impl Op for Reshape {

@@ -17,7 +17,7 @@ use crate::infer::kernels::copy::Copy;
 use crate::infer::op::OpError;
 use crate::infer::ops::concat::Concat;
 use crate::infer::ops::split::Split;
-use crate::infer::tensor::Tensor;
+use crate::infer::tensor::{Tensor, TensorElements};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -187,6 +187,17 @@ impl<'a> Lowering<'a> {
                 self.graph.value(value).name
             ))
         })
+    }
+
+    /// As [`Lowering::constant_f32`], without a copy where the constant is f32.
+    ///
+    /// # Errors
+    /// As [`Lowering::constant_f32`].
+    pub fn shared_constant_f32(&self, value: ValueId, what: &str) -> Result<Arc<Vec<f32>>, OpError> {
+        match self.constant(value).map(Tensor::elements) {
+            Some(TensorElements::F32(values)) => Ok(Arc::clone(values)),
+            _ => self.constant_f32(value, what).map(Arc::new),
+        }
     }
 
     /// Where a value lies, with whatever strides it has. Constants get a buffer of their own.
@@ -517,7 +528,7 @@ impl<'a> Lowering<'a> {
             return Err(OpError::Invalid("has no input".into()));
         };
         let source = self.read(input)?;
-        for (k, &output) in node.outputs.iter().enumerate() {
+        for (k, &output) in node.outputs.iter().enumerate().filter(|(_, o)| self.graph.fact(**o).constant.is_none()) {
             let moved = node.op.view_forward(&source, facts, k);
             match (self.places[output.0].clone(), moved) {
                 (Some(placed), Some(view)) if placed == view => {}

@@ -1,7 +1,7 @@
 //! Typed access to the attributes of a node. It remembers which ones were asked for: what no builder asks for is
 //! unknown, and unknown attributes are refused rather than ignored.
 
-use super::proto::{AttributeProto, AttributeType};
+use super::proto::{AttributeProto, AttributeType, GraphProto};
 use super::tensors;
 use crate::infer::op::OpError;
 use crate::infer::tensor::Tensor;
@@ -66,6 +66,12 @@ impl<'a> Attributes<'a> {
         let Some(found) = self.find(name, AttributeType::Tensor)? else { return Ok(None) };
         let proto = found.t.as_ref().ok_or_else(|| OpError::Invalid(format!("attribute '{name}' is empty")))?;
         tensors::decode_inline(proto).map(Some).map_err(|e| OpError::Invalid(format!("attribute '{name}': {e}")))
+    }
+
+    /// The graph of a control-flow operator.
+    pub fn graph(&self, name: &str) -> Result<&'a GraphProto, OpError> {
+        let found = self.find(name, AttributeType::Graph)?.and_then(|a| a.g.as_ref());
+        found.ok_or_else(|| OpError::Invalid(format!("attribute '{name}' is missing")))
     }
 
     /// Marks attributes that the standard says have no effect on inference.

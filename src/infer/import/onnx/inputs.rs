@@ -12,8 +12,9 @@ enum Dim<'a> {
     Dynamic(&'a str),
 }
 
-/// Element type (`None`: not supported) and shape of an input. The batch becomes 1, height and width come from
-/// `options.size_px`, any named dim from `options.dims`.
+/// Element type (`None`: not supported) and shape of an input. Dims that the file leaves open come from
+/// `options.shapes`, else from `options.dims` by their name, else height and width from `options.size_px`; the batch
+/// is 1 where nothing says otherwise.
 ///
 /// # Errors
 /// When a dim stays open, or the size that was asked for is not that of the file.
@@ -27,16 +28,14 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
     let declared = tensor.shape.as_ref().ok_or_else(|| {
         ImportError::malformed(format!("input '{name}' has no shape; export the network with a shape for its inputs"))
     })?;
-    // Some exporters write 0 for "any" in the batch and in pictures; elsewhere it is an empty tensor.
+    // Some exporters write 0 for "any" in pictures; elsewhere it is an empty tensor.
     let rank = declared.dim.len();
-    let empty = |axis: usize| rank != 4 && (axis > 0 || rank != 2);
     let dims: Vec<Dim<'_>> = declared
         .dim
         .iter()
-        .enumerate()
-        .map(|(axis, d)| match &d.value {
+        .map(|d| match &d.value {
             Some(DimensionValue::Value(v)) => match usize::try_from(*v) {
-                Ok(v) if v > 0 || empty(axis) => Dim::Fixed(v),
+                Ok(v) if v > 0 || rank != 4 => Dim::Fixed(v),
                 _ => Dim::Dynamic(""),
             },
             Some(DimensionValue::Param(p)) => Dim::Dynamic(p),
@@ -44,6 +43,12 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
         })
         .collect();
     let picture = picture_axes(&dims);
+    let whole = options.shapes.get(name);
+    if let Some(whole) = whole.filter(|s| s.len() != dims.len()) {
+        return Err(ImportError::MissingOption {
+            what: format!("input '{name}' has {} axes, shape {whole:?} was given for it", dims.len()),
+        });
+    }
     let mut shape = Vec::with_capacity(dims.len());
     for (axis, dim) in dims.iter().enumerate() {
         let from_size = picture.and_then(|axes| axes.iter().position(|&a| a == axis));
@@ -62,9 +67,10 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
                 extent
             }
             Dim::Dynamic(param) => match (options.dims.get(param), asked) {
+                _ if whole.is_some() => whole.map_or(0, |s| s[axis]),
                 (Some(&given), _) if !param.is_empty() => given,
                 (_, Some(asked)) => asked,
-                _ if axis == 0 => 1,
+                _ if axis == 0 && from_size.is_none() => 1,
                 _ if from_size.is_some() => {
                     return Err(ImportError::MissingOption {
                         what: format!("input '{name}' has a dynamic height or width; pass --size WIDTHxHEIGHT"),
@@ -73,7 +79,7 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
                 _ => {
                     return Err(ImportError::MissingOption {
                         what: format!(
-                            "dim {axis} ('{param}') of input '{name}' is dynamic and nothing says its size; export the network with a fixed one"
+                            "dim {axis} ('{param}') of input '{name}' is dynamic and nothing says its size; give the input's shape (ImportOptions::shapes), or export the network with a fixed one"
                         ),
                     });
                 }
@@ -94,6 +100,9 @@ fn picture_axes(dims: &[Dim<'_>]) -> Option<[usize; 2]> {
     match dims {
         [_, c, _, last] if !channels(c) && channels(last) => Some([1, 2]),
         [_, _, _, _] => Some([2, 3]),
+        // One picture without a batch, as torchvision's detectors take it.
+        [c, _, _] if channels(c) => Some([1, 2]),
+        [_, _, last] if channels(last) => Some([0, 1]),
         _ => None,
     }
 }
@@ -116,7 +125,7 @@ mod tests {
 
     fn shape(dims: &[&str], size_px: Option<[usize; 2]>, named: &[(&str, usize)]) -> Result<Vec<usize>, String> {
         let dims_by_name: BTreeMap<String, usize> = named.iter().map(|(k, v)| (k.to_string(), *v)).collect();
-        let options = ImportOptions { size_px, dims: dims_by_name };
+        let options = ImportOptions { size_px, dims: dims_by_name, ..ImportOptions::default() };
         bind(&input(dims), &options).map(|(_, shape)| shape).map_err(|e| e.to_string())
     }
 
@@ -128,6 +137,20 @@ mod tests {
         assert_eq!(shape(&["n", "10"], None, &[]), Ok(vec![1, 10]));
         assert!(shape(&["n", "3", "h", "w"], None, &[]).is_err_and(|e| e.contains("--size")));
         assert!(shape(&["n", "length"], None, &[]).is_err_and(|e| e.contains("length")));
+    }
+
+    #[test]
+    fn a_given_shape_binds_the_batch_and_pictures_without_one() {
+        let options = |shape: &[usize]| ImportOptions {
+            shapes: BTreeMap::from([("x".to_string(), shape.to_vec())]),
+            ..ImportOptions::default()
+        };
+        let bound = |dims: &[&str], shape: &[usize]| bind(&input(dims), &options(shape)).map(|(_, shape)| shape);
+        assert_eq!(bound(&["n", "3", "h", "w"], &[4, 3, 10, 20]).ok(), Some(vec![4, 3, 10, 20]));
+        assert_eq!(bound(&["n", "3", "h", "w"], &[4, 1, 10, 20]).ok(), Some(vec![4, 3, 10, 20]), "fixed stays");
+        assert!(bound(&["n", "3"], &[4, 3, 1]).is_err());
+        assert_eq!(shape(&["3", "h", "w"], Some([64, 48]), &[]), Ok(vec![3, 48, 64]));
+        assert_eq!(shape(&["h", "w", "3"], Some([64, 48]), &[]), Ok(vec![48, 64, 3]));
     }
 
     #[test]

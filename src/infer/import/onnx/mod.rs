@@ -1,4 +1,4 @@
-//! ONNX files (<https://onnx.ai>), operator sets 7 to 28.
+//! ONNX files (<https://onnx.ai>), operator sets 7 to 28, and of older ones what did not change.
 //!
 //! All shapes are static once the inputs are bound, so subgraphs that compute shapes are constants and vanish here, and
 //! operators find their tensor-valued parameters resolved. f16 tensors become f32. Everything that is not supported is
@@ -6,7 +6,7 @@
 
 pub mod attributes;
 mod inputs;
-mod order;
+pub(crate) mod order;
 pub mod proto;
 pub mod tensors;
 
@@ -15,6 +15,7 @@ use super::{ImportOptions, map_file};
 use crate::infer::graph::{Fact, Format, Graph, Node, ValueId};
 use crate::infer::op::OpError;
 use crate::infer::ops::context::check_shape;
+use crate::infer::ops::control_flow;
 use crate::infer::ops::late::Late;
 use crate::infer::ops::{self, NodeContext};
 use crate::infer::tensor::Tensor;
@@ -26,7 +27,47 @@ use std::collections::HashMap;
 use std::path::{Component, Path};
 
 /// Operator sets that are accepted.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
+
+/// Before this one, operators had no broadcasting, and some other attributes.
+const OPSET_COMPLETE: i64 = 7;
+
+/// What already meant the same in operator set 1, unless an attribute says otherwise; unknown attributes are refused.
+const SINCE_ONE: &[&str] = &[
+    "Abs",
+    "AveragePool",
+    "Ceil",
+    "Constant",
+    "Conv",
+    "Div",
+    "Exp",
+    "Flatten",
+    "Floor",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "LRN",
+    "LeakyRelu",
+    "Log",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Shape",
+    "Sigmoid",
+    "Softmax",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+    "Add",
+];
 
 /// Results of constant folding may have this many elements each, and this many together.
 const FOLDED_MAX: usize = 64 << 20;
@@ -42,14 +83,28 @@ enum Known {
     NotProduced(String),
 }
 
+/// Names of one graph: of the model's, or of a branch that is taken into it.
+#[derive(Default)]
+struct Scope<'a> {
+    initializers: HashMap<&'a str, &'a TensorProto>,
+    known: HashMap<&'a str, Known>,
+}
+
+impl<'a> Scope<'a> {
+    fn of(graph: &'a GraphProto) -> Scope<'a> {
+        let initializers = graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
+        Scope { initializers, known: HashMap::new() }
+    }
+}
+
 /// An operator, the inputs that it keeps, and what is known of its outputs.
 type BuiltNode = (Box<dyn crate::infer::op::Op>, Vec<Option<ValueId>>, Vec<Fact>);
 
 struct Importer<'a> {
     file: &'a GraphProto,
     opset: Option<i64>,
-    initializers: HashMap<&'a str, &'a TensorProto>,
-    known: HashMap<&'a str, Known>,
+    /// The model's graph, and the branches around the node that is looked at, outermost first.
+    scopes: Vec<Scope<'a>>,
     graph: Graph,
     unsupported: Vec<Unsupported>,
     folded_elements: usize,
@@ -91,12 +146,11 @@ pub(super) fn import_onnx_from(
             ),
         }]));
     }
-    let order = order::sorted(file)?;
+    let order = order::sorted(file, &|_| false)?;
     let mut importer = Importer {
         file,
         opset: default_domain.map(|o| o.version),
-        initializers: file.initializer.iter().map(|t| (t.name.as_str(), t)).collect(),
-        known: HashMap::new(),
+        scopes: vec![Scope::of(file)],
         graph: Graph::new(name, Format::Onnx),
         unsupported: Vec::new(),
         folded_elements: 0,
@@ -109,7 +163,7 @@ pub(super) fn import_onnx_from(
     }
     importer.add_inputs(options)?;
     for index in order {
-        importer.add_node(index);
+        importer.add_node(file, index);
     }
     importer.add_outputs()?;
     if !importer.unsupported.is_empty() {
@@ -146,7 +200,7 @@ fn advice(op_type: &str) -> &'static str {
         "EfficientNMS_TRT" | "BatchedNMS_TRT" => {
             "export without post-processing: suppression is done after the network"
         }
-        "If" | "Loop" | "Scan" => "export with static shapes, so that no control flow is left",
+        "Scan" => "export with static shapes, so that no control flow is left",
         _ => "the operator is not known; simplify the network or export it another way",
     }
 }
@@ -158,7 +212,7 @@ impl<'a> Importer<'a> {
 
     fn add_inputs(&mut self, options: &ImportOptions) -> Result<(), ImportError> {
         for input in &self.file.input {
-            if self.initializers.contains_key(input.name.as_str()) {
+            if self.scopes.iter().any(|s| s.initializers.contains_key(input.name.as_str())) {
                 continue;
             }
             let (dtype, shape) = inputs::bind(input, options)?;
@@ -171,7 +225,7 @@ impl<'a> Importer<'a> {
                 self.refuse(&input.name, "input", why.into());
                 Known::Refused
             };
-            if self.known.insert(&input.name, known).is_some() {
+            if self.learn(&input.name, known).is_some() {
                 return Err(ImportError::malformed(format!("two inputs are named '{}'", input.name)));
             }
         }
@@ -194,12 +248,17 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// What a name stands for; initializers are decoded when first asked for.
+    fn learn(&mut self, name: &'a str, known: Known) -> Option<Known> {
+        self.scopes.last_mut()?.known.insert(name, known)
+    }
+
+    /// What a name stands for, looked for from the inside out; initializers are decoded when first asked for.
     fn find(&mut self, name: &'a str) -> Option<Known> {
-        if let Some(known) = self.known.get(name) {
+        let at = self.scopes.iter().rposition(|s| s.known.contains_key(name) || s.initializers.contains_key(name))?;
+        if let Some(known) = self.scopes[at].known.get(name) {
             return Some(known.clone());
         }
-        let initializer = *self.initializers.get(name)?;
+        let initializer = *self.scopes[at].initializers.get(name)?;
         let (directory, outside) = (self.directory, &mut self.outside);
         let known = match tensors::decode(initializer, &mut |t| external(t, directory, outside)) {
             Ok(tensor) => Known::Value(self.graph.add_constant(name, &tensor)),
@@ -208,23 +267,75 @@ impl<'a> Importer<'a> {
                 Known::Refused
             }
         };
-        self.known.insert(name, known.clone());
+        self.scopes[at].known.insert(name, known.clone());
         Some(known)
     }
 
-    fn add_node(&mut self, index: usize) {
-        let file = self.file;
+    fn add_node(&mut self, file: &'a GraphProto, index: usize) {
         let node = &file.node[index];
         let name = order::node_name(file, index);
         let outcome = self.try_node(node, &name);
         if !matches!(outcome, Ok(true)) {
             for output in node.output.iter().filter(|o| !o.is_empty()) {
-                self.known.insert(output, Known::Refused);
+                self.learn(output, Known::Refused);
             }
         }
         if let Err(e) = outcome {
             self.refuse(&name, &node.op_type, e.to_string());
         }
+    }
+
+    /// The branch of an If whose condition is known. `Ok(None)` for everything else.
+    fn branch(&mut self, node: &'a NodeProto) -> Result<Option<&'a GraphProto>, OpError> {
+        let [condition] = node.input.as_slice() else { return Ok(None) };
+        let Some(Known::Value(condition)) = self.find(condition) else { return Ok(None) };
+        let truth = self.graph.fact(condition).constant.as_ref().map(Tensor::to_i64);
+        let Some([truth]) = truth.as_deref() else { return Ok(None) };
+        let attributes = Attributes::new(&node.attribute);
+        let branch = attributes.graph(if *truth != 0 { "then_branch" } else { "else_branch" })?;
+        if branch.output.len() != node.output.len() || !branch.input.is_empty() {
+            return Err(OpError::Invalid("the inputs or outputs of its branch do not fit it".into()));
+        }
+        Ok(Some(branch))
+    }
+
+    /// Takes the nodes of a branch into the graph; the outputs of the If are those of the branch.
+    fn inline(&mut self, node: &'a NodeProto, branch: &'a GraphProto) -> Result<(), OpError> {
+        let is_outer =
+            |name: &str| self.scopes.iter().any(|s| s.known.contains_key(name) || s.initializers.contains_key(name));
+        let order = order::sorted(branch, &is_outer).map_err(|e| OpError::Invalid(e.to_string()))?;
+        self.scopes.push(Scope::of(branch));
+        for index in order {
+            self.add_node(branch, index);
+        }
+        let found: Vec<Option<Known>> = branch.output.iter().map(|o| self.find(&o.name)).collect();
+        self.scopes.pop();
+        for (output, known) in node.output.iter().zip(found) {
+            let known = known.ok_or_else(|| OpError::Invalid("an output of its branch is not computed".into()))?;
+            if !output.is_empty() {
+                self.learn(output, known);
+            }
+        }
+        Ok(())
+    }
+
+    /// An If or a Loop that is left to the host, or what it comes to where it reads constants only.
+    fn control_flow(&mut self, node: &'a NodeProto, opset: i64) -> Result<Option<BuiltNode>, OpError> {
+        let captured = order::captured(node);
+        let Some(op) = control_flow::build(node, &captured, opset)? else {
+            return Err(OpError::Unsupported(advice(&node.op_type).into()));
+        };
+        let names = node.input.iter().map(String::as_str).chain(captured);
+        let Some(inputs) = self.values_of(names)? else { return Ok(None) };
+        let constants: Vec<Option<&Tensor>> =
+            inputs.iter().map(|i| i.and_then(|i| self.graph.fact(i).constant.as_ref())).collect();
+        let all_constant = inputs.iter().zip(&constants).all(|(input, c)| input.is_none() || c.is_some());
+        let folded = if all_constant { op.fold(&constants) } else { None };
+        let outputs = match folded {
+            Some(tensors) => tensors.iter().map(Fact::of).collect(),
+            None => vec![Fact::late(); node.output.len()],
+        };
+        Ok(Some((Box::new(op), inputs, outputs)))
     }
 
     /// Adds a node, or the constants that it comes to. `Ok(false)`: it depends on something that was refused.
@@ -235,19 +346,36 @@ impl<'a> Importer<'a> {
                 node.domain
             )));
         }
-        let (op_type, build) =
-            ops::entry(&node.op_type).ok_or_else(|| OpError::Unsupported(advice(&node.op_type).into()))?;
         let opset = self
             .opset
             .ok_or_else(|| OpError::Invalid("the file imports no version of the standard operators".into()))?;
-        let Some(inputs) = self.node_inputs(node)? else { return Ok(false) };
+        if opset < OPSET_COMPLETE && !SINCE_ONE.contains(&node.op_type.as_str()) {
+            return Err(OpError::Unsupported(format!(
+                "differs in operator set {opset}; convert the file to {OPSET_COMPLETE} or later (onnx.version_converter)"
+            )));
+        }
+        let Some((op_type, build)) = ops::entry(&node.op_type) else {
+            if node.op_type == "If"
+                && let Some(branch) = self.branch(node)?
+            {
+                self.inline(node, branch)?;
+                return Ok(true);
+            }
+            let Some(built) = self.control_flow(node, opset)? else { return Ok(false) };
+            self.place(node, name, built);
+            return Ok(true);
+        };
+        let Some(mut inputs) = self.values_of(node.input.iter().map(String::as_str))? else { return Ok(false) };
+        while inputs.last().is_some_and(Option::is_none) {
+            inputs.pop();
+        }
         let output_count = node.output.iter().rposition(|o| !o.is_empty()).map_or(0, |last| last + 1);
         let late = inputs.iter().flatten().any(|&i| self.graph.fact(i).late);
         let built = match late {
             true => Err(OpError::RunTime(String::new())),
             false => self.build_node(node, build, opset, &inputs, output_count),
         };
-        let (op, kept, outputs): BuiltNode = match built {
+        let built: BuiltNode = match built {
             Err(OpError::RunTime(_)) => {
                 let attributes = node.attribute.clone();
                 let late = Late { op_type, build, opset, attributes, output_count };
@@ -255,6 +383,12 @@ impl<'a> Importer<'a> {
             }
             other => other?,
         };
+        self.place(node, name, built);
+        Ok(true)
+    }
+
+    /// Puts a node into the graph, or only its outputs where they are constants.
+    fn place(&mut self, node: &'a NodeProto, name: &str, (op, kept, outputs): BuiltNode) {
         let folded = outputs.iter().all(|f| f.constant.is_some());
         let produced = outputs.len();
         let mut ids = Vec::with_capacity(produced);
@@ -262,7 +396,7 @@ impl<'a> Importer<'a> {
             match node.output.get(k).filter(|o| !o.is_empty()) {
                 Some(output) => {
                     let id = self.graph.add_value(output, fact);
-                    self.known.insert(output, Known::Value(id));
+                    self.learn(output, Known::Value(id));
                     ids.push(id);
                 }
                 None => ids.push(self.graph.add_value(&format!("{name}:{k}"), fact)),
@@ -270,12 +404,11 @@ impl<'a> Importer<'a> {
         }
         for (k, output) in node.output.iter().enumerate().skip(produced).filter(|(_, o)| !o.is_empty()) {
             let why = format!("uses output {k} of {} '{name}', which is not supported", node.op_type);
-            self.known.insert(output, Known::NotProduced(why));
+            self.learn(output, Known::NotProduced(why));
         }
         if !folded {
             self.graph.nodes.push(Node { name: name.to_string(), op, inputs: kept, outputs: ids });
         }
-        Ok(true)
     }
 
     /// The operator, the inputs that it keeps, and its outputs, folded where all inputs are constants.
@@ -311,26 +444,23 @@ impl<'a> Importer<'a> {
         Ok((op, kept, outputs))
     }
 
-    /// The inputs without missing ones at the end; `None` where one was refused before.
-    fn node_inputs(&mut self, node: &'a NodeProto) -> Result<Option<Vec<Option<ValueId>>>, OpError> {
-        let mut inputs = Vec::with_capacity(node.input.len());
+    /// The values of some names, `None` for an empty one; `Ok(None)` where one was refused before.
+    fn values_of(&mut self, names: impl Iterator<Item = &'a str>) -> Result<Option<Vec<Option<ValueId>>>, OpError> {
+        let mut values = Vec::new();
         let mut complete = true;
-        for name in &node.input {
+        for name in names {
             if name.is_empty() {
-                inputs.push(None);
+                values.push(None);
                 continue;
             }
             match self.find(name) {
-                Some(Known::Value(id)) => inputs.push(Some(id)),
+                Some(Known::Value(id)) => values.push(Some(id)),
                 Some(Known::Refused) => complete = false,
                 Some(Known::NotProduced(why)) => return Err(OpError::Unsupported(why)),
                 None => return Err(OpError::Invalid(format!("input '{name}' is not computed before it"))),
             }
         }
-        while inputs.last().is_some_and(Option::is_none) {
-            inputs.pop();
-        }
-        Ok(complete.then_some(inputs))
+        Ok(complete.then_some(values))
     }
 }
 
@@ -348,13 +478,13 @@ fn fold(
     }
     let Some(results) = op.eval(constants) else { return Ok(folded_before) };
     for (fact, tensor) in outputs.iter_mut().zip(results?) {
-        if fact.shape != tensor.shape() || fact.dtype != tensor.dtype() {
+        if !fact.late && (fact.shape != tensor.shape() || fact.dtype != tensor.dtype()) {
             return Err(OpError::Invalid(format!(
                 "folds to {tensor:?} where {} {:?} was expected",
                 fact.dtype, fact.shape
             )));
         }
-        fact.constant = Some(tensor);
+        *fact = Fact::of(&tensor);
     }
     Ok(total)
 }

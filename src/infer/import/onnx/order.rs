@@ -1,6 +1,6 @@
 //! An order in which the nodes of a file can run. Files should be sorted already, but need not be.
 
-use super::proto::GraphProto;
+use super::proto::{GraphProto, NodeProto};
 use crate::infer::import::ImportError;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -19,11 +19,30 @@ pub fn node_name(graph: &GraphProto, index: usize) -> String {
     }
 }
 
+/// Names that the graphs inside a node (the branches of an If, the body of a Loop) read from around it, each once.
+pub fn captured(node: &NodeProto) -> Vec<&str> {
+    let mut free = Vec::new();
+    for attribute in &node.attribute {
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            let mut defined: HashSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+            defined.extend(graph.initializer.iter().map(|t| t.name.as_str()));
+            defined.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
+            let outputs = graph.output.iter().map(|o| o.name.as_str());
+            let read = graph.node.iter().flat_map(|n| n.input.iter().map(String::as_str).chain(captured(n)));
+            free.extend(read.chain(outputs).filter(|name| !name.is_empty() && !defined.contains(name)));
+        }
+    }
+    let mut seen = HashSet::new();
+    free.retain(|name| seen.insert(*name));
+    free
+}
+
 /// Indices of the nodes, each after the producers of its inputs; the order of the file is kept where it is one.
+/// `is_outer` tells which names are known around the graph, for the graphs inside a node.
 ///
 /// # Errors
 /// A value with two producers, an input that nothing produces, a cycle.
-pub fn sorted(graph: &GraphProto) -> Result<Vec<usize>, ImportError> {
+pub fn sorted(graph: &GraphProto, is_outer: &dyn Fn(&str) -> bool) -> Result<Vec<usize>, ImportError> {
     let mut given: HashSet<&str> = HashSet::new();
     for initializer in &graph.initializer {
         if !given.insert(&initializer.name) {
@@ -47,13 +66,13 @@ pub fn sorted(graph: &GraphProto) -> Result<Vec<usize>, ImportError> {
     let mut consumers: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
     let mut waiting = vec![0usize; graph.node.len()];
     for (i, node) in graph.node.iter().enumerate() {
-        for input in node.input.iter().filter(|n| !n.is_empty()) {
-            match producers.get(input.as_str()) {
+        for input in node.input.iter().map(String::as_str).filter(|n| !n.is_empty()).chain(captured(node)) {
+            match producers.get(input) {
                 Some(&producer) => {
                     consumers[producer].push(i);
                     waiting[i] += 1;
                 }
-                None if given.contains(input.as_str()) => {}
+                None if given.contains(input) || is_outer(input) => {}
                 None => undefined.push(format!("'{input}' (of node '{}')", node_name(graph, i))),
             }
         }
@@ -95,7 +114,9 @@ fn cycle(graph: &GraphProto, producers: &HashMap<&str, usize>, waiting: &[usize]
         }
         seen[i] = Some(path.len());
         path.push(i);
-        let inputs = graph.node[i].input.iter().filter_map(|n| producers.get(n.as_str()).copied());
+        let node = &graph.node[i];
+        let inputs = node.input.iter().map(String::as_str).chain(captured(node));
+        let inputs = inputs.filter_map(|n| producers.get(n).copied());
         at = inputs.into_iter().find(|&p| waiting[p] > 0);
     }
     "(not found)".to_string()
@@ -111,7 +132,7 @@ fn some(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::{NodeProto, TensorProto};
+    use super::super::proto::{AttributeProto, AttributeType, TensorProto};
     use super::*;
 
     fn graph(nodes: &[(&str, &[&str], &[&str])]) -> GraphProto {
@@ -129,12 +150,31 @@ mod tests {
     #[test]
     fn unordered_nodes_are_put_in_order() {
         let g = graph(&[("c", &["b", "a"], &["c"]), ("b", &["a", ""], &["b"]), ("a", &["w"], &["a"])]);
-        assert_eq!(sorted(&g).ok(), Some(vec![2, 1, 0]));
+        assert_eq!(sorted(&g, &|_| false).ok(), Some(vec![2, 1, 0]));
+    }
+
+    #[test]
+    fn what_branches_read_comes_first() {
+        let mut branch = graph(&[("inner", &["w", "late"], &["y"])]);
+        branch.output = vec![super::super::proto::ValueInfoProto { name: "also".into(), r#type: None }];
+        let attribute = AttributeProto {
+            name: "body".into(),
+            g: Some(branch),
+            r#type: AttributeType::Graph as i32,
+            ..Default::default()
+        };
+        let mut g = graph(&[("if", &["w"], &["out"]), ("b", &["w"], &["late"]), ("c", &["w"], &["also"])]);
+        g.node[0].attribute = vec![attribute];
+        assert_eq!(captured(&g.node[0]), ["late", "also"], "w is the branch's own");
+        assert_eq!(sorted(&g, &|_| false).ok(), Some(vec![1, 2, 0]));
+        g.node.remove(1);
+        assert!(sorted(&g, &|_| false).is_err());
+        assert!(sorted(&g, &|name| name == "late").is_ok());
     }
 
     #[test]
     fn contradictions_name_the_nodes() {
-        let message = |nodes: &[(&str, &[&str], &[&str])]| sorted(&graph(nodes)).map_err(|e| e.to_string());
+        let message = |nodes: &[(&str, &[&str], &[&str])]| sorted(&graph(nodes), &|_| false).map_err(|e| e.to_string());
         let cyclic =
             message(&[("p", &["z"], &["x"]), ("q", &["x"], &["y"]), ("r", &["y"], &["z"]), ("s", &["z"], &["o"])]);
         let e = cyclic.expect_err("cycle");
