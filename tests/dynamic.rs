@@ -90,7 +90,8 @@ fn check(backend: Backend, name: &str) {
     let options = SessionOptions { backend, threads: Some(1), ..SessionOptions::default() };
     let mut network = DynamicSession::new(&path, None, ImportOptions::default(), options);
     network.keep_plans(3);
-    let sizes = [[1, CHANNELS, 5, 7], [2, CHANNELS, 4, 4], [3, CHANNELS, 1, 9], [1, CHANNELS, 5, 7], [1, CHANNELS, 8, 6]];
+    let sizes =
+        [[1, CHANNELS, 5, 7], [2, CHANNELS, 4, 4], [3, CHANNELS, 1, 9], [1, CHANNELS, 5, 7], [1, CHANNELS, 8, 6]];
     for (i, shape) in sizes.iter().enumerate() {
         let x = input(shape);
         let outputs = network.run(&[("x", x.clone())]).expect("runs");
