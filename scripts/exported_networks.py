@@ -66,6 +66,7 @@ END_TO_END_PX = 160
 SIZES_PX = {"vit_b_16": 224, "yolov8n-cls": 64, "rtdetr-l": 160, "yolov10n": END_TO_END_PX, "yolo26n": END_TO_END_PX}
 # What a dynamic network is run with: batch, height, width.
 DYNAMIC = (2, 160, 96)
+BACKENDS = ["cpu", "gpu"]
 TOLERANCE = 1e-3
 F16_TOLERANCE = 2e-2
 
@@ -327,7 +328,7 @@ def compare_outputs(got, want):
     return worst, remark
 
 
-def run_eyas(program, path, backend, name, x, outputs, dynamic):
+def run_eyas(program, path, backend, name, x, outputs):
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
@@ -348,71 +349,79 @@ def run_eyas(program, path, backend, name, x, outputs, dynamic):
 
 
 def compare(args):
-    program = [args.eyas]
-    rows, missed = [], 0
+    """Compares what is not in the results yet; they are kept, so that a long run can go on where it stopped."""
+    results = json.loads(Path(args.results).read_text()) if args.results and Path(args.results).exists() else {}
     files = sorted(p for p in Path(args.folder).glob("*.onnx"))
     files = [p for p in files if any(p.name.startswith(o) for o in args.only or [""])]
+    files = [p for p in files if not args.variants or p.stem.rsplit(".", 1)[1] in args.variants.split(",")]
     for path in files:
-        network, variant = path.stem.rsplit(".", 1)
+        known = results.setdefault(path.stem, {})
+        wanted = [b for b in args.backends.split(",") if b not in known or args.again]
+        if not wanted:
+            continue
         name, dtype, x, dynamic, opset, outputs, half = input_of(path)
-        exporter = "torch.export" if variant.startswith("dynamo") else "TorchScript"
-        label = variant + (f" {'×'.join(map(str, x.shape))}" if dynamic else "")
-        row = [network, label, exporter, str(opset)]
+        known["opset"], known["shape"] = opset, "×".join(map(str, x.shape)) if dynamic else ""
         try:
             want = reference(path, name, dtype, x)
         except Exception as error:  # noqa: BLE001
-            rows.append([*row, f"ONNX Runtime: {str(error)[:150]}".replace("|", "\\|").replace("\n", " "), ""])
-            print(*rows[-1], sep=" | ", flush=True)
+            known.update({b: ["ONNX Runtime: " + " ".join(str(error).split())[:150], False] for b in wanted})
             continue
         tolerance = F16_TOLERANCE if half else TOLERANCE
-        for backend in args.backends.split(","):
-            got, message = run_eyas(program, path, backend, name, x, outputs, dynamic)
+        for backend in wanted:
+            got, message = run_eyas([args.eyas], path, backend, name, x, outputs)
             if got is None:
-                row.append(message)
-                missed += 1
-                continue
-            error, remark = compare_outputs(got, want)
-            text = f"{error:.1e}" + (f" ({remark})" if remark else "")
-            if error > tolerance:
-                # How far the reference is from itself when it does not fuse: where that is as much, the network is to
-                # blame (saturated scores, ill-conditioned layers).
-                itself, _ = compare_outputs(reference(path, name, dtype, x, optimised=False), want)
-                missed += error > 2 * itself
-                text = f"**{text}**" if error > 2 * itself else f"{text}; the reference itself {itself:.1e}"
-            row.append(text)
-        rows.append(row)
-        print(*row, sep=" | ", flush=True)
+                known[backend] = [message, True]
+            else:
+                error, remark = compare_outputs(got, want)
+                text, missed = f"{error:.1e}" + (f" ({remark})" if remark else ""), False
+                if error > tolerance:
+                    # How far the reference is from itself when it does not fuse: where that is as much, the network is
+                    # to blame (saturated scores, ill-conditioned layers).
+                    itself, _ = compare_outputs(reference(path, name, dtype, x, optimised=False), want)
+                    missed = bool(error > 2 * itself)
+                    text = f"**{text}**" if missed else f"{text}; the reference itself {itself:.1e}"
+                known[backend] = [text, missed]
+            print(path.name, backend, known[backend][0], sep=" | ", flush=True)
+        if args.results:
+            Path(args.results).write_text(json.dumps(results, indent=1))
+    missed = sum(known[b][1] for known in results.values() for b in BACKENDS if b in known)
     if args.output:
-        write(args, rows, missed)
-    print(f"{len(rows)} files, {missed} missed")
+        write(args, results, missed)
+    print(f"{len(results)} files, {missed} missed")
     return 1 if missed else 0
 
 
-def write(args, rows, missed):
+def write(args, results, missed):
     import onnxruntime
 
     failures = Path(args.folder) / "failed.json"
     failed = json.loads(failures.read_text()) if failures.exists() else {}
-    backends = args.backends.split(",")
     version = subprocess.run([args.eyas, "--version"], capture_output=True, text=True).stdout.strip()
+    counts = ", ".join(f"{sum(b in known for known in results.values())} on the {b.upper()}" for b in BACKENDS)
     text = f"""# Exported networks
 
 Written by `scripts/exported_networks.py`; do not edit. Networks without trained weights, exported by PyTorch's two
 exporters as people do it, run by eyas and by ONNX Runtime {onnxruntime.__version__}.
 
 - {datetime.date.today()}, {version}, `python scripts/exported_networks.py compare DIR`
-- {len(rows)} files, {missed} results missed {TOLERANCE} ({F16_TOLERANCE} for f16)
+- {len(results)} files: {counts}; {missed} results missed {TOLERANCE} ({F16_TOLERANCE} for f16)
 
 Each figure is the largest difference of any output over that output's largest value. *rows matched*: the order of
 detections depends on scores that are nearly equal, so rows were matched first. A message instead of a figure is what
-eyas says when it loads the file. *the reference itself*: how much ONNX Runtime with its graph optimisations differs
-from ONNX Runtime without; shown where eyas differs by more than the tolerance, and bold where by more than twice that.
+eyas says when it loads the file; – was not run. *the reference itself*: how much ONNX Runtime with its graph
+optimisations differs from ONNX Runtime without; shown where eyas differs by more than the tolerance, and bold where by
+more than twice that. Variants: `opN` the operator set, `dyn` open batch and size with the input that it was run with,
+`nms` suppression inside, `e2e` end to end, `o2m` the same network's other head, `slim` simplified.
 
-| network | variant | exporter | opset | {' | '.join(backends)} |
-|---|---|---|---|{'---|' * len(backends)}
+| network | variant | exporter | opset | {' | '.join(BACKENDS)} |
+|---|---|---|---|{'---|' * len(BACKENDS)}
 """
-    for row in rows:
-        text += "| " + " | ".join(row) + " |\n"
+    for stem, known in sorted(results.items()):
+        network, variant = stem.rsplit(".", 1)
+        exporter = "torch.export" if variant.startswith("dynamo") else "TorchScript"
+        cells = [network, f"{variant} {known['shape']}".strip(), exporter, str(known["opset"])]
+        cells += [known[b][0] if b in known else "–" for b in BACKENDS]
+        text += "| " + " | ".join(cells) + " |\n"
     if failed:
         text += "\nNot exported: the exporter itself fails.\n\n| file | its message |\n|---|---|\n"
         for name, why in sorted(failed.items()):
@@ -432,7 +441,10 @@ def main():
     two.add_argument("folder")
     two.add_argument("--only", action="append", help="files whose name begins so")
     two.add_argument("--eyas", default="target/release/eyas")
-    two.add_argument("--backends", default="cpu,gpu")
+    two.add_argument("--backends", default=",".join(BACKENDS))
+    two.add_argument("--variants", help="only these, e.g. op17,nms")
+    two.add_argument("--results", help="a JSON file that results are kept in; what it holds is not run again")
+    two.add_argument("--again", action="store_true", help="run also what the results hold")
     two.add_argument("--output", help="where to write the table, e.g. docs/exported-networks.md")
     two.set_defaults(run=compare)
     args = parser.parse_args()

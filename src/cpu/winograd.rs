@@ -7,8 +7,10 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::conv::{Maps, distance, windowed_maps};
+use super::packed::{self, Packed};
 use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TileArguments};
 use super::simd::{self, Aligned, Vector, Work, load, store};
 use super::{Isa, threads};
@@ -48,7 +50,7 @@ pub struct Winograd {
     residual: Option<FeatureMap>,
     epilogue: Epilogue,
     /// `[point][panel][in][channel]`
-    weights: Aligned,
+    weights: Arc<Packed>,
     /// Vectors of each panel.
     panels: Vec<usize>,
     /// Padded to whole vectors.
@@ -106,7 +108,9 @@ impl Winograd {
             dst,
             residual,
             epilogue: Epilogue { activation: conv.activation, residual: conv.residual },
-            weights: Self::transform(&conv.weights, ins, outs, &panels, lanes),
+            weights: packed::packed(&conv.weights, [lanes, POINTS, ins], || {
+                Self::transform(&conv.weights, ins, outs, &panels, lanes)
+            }),
             panels,
             bias: {
                 let mut bias = Aligned::zeros(vectors * lanes);
@@ -382,7 +386,7 @@ impl Part<'_> {
                         rows: rows.as_ptr(),
                         runs: 1,
                         run_len: ins,
-                        weights: w.weights[(point * width + first) * ins..].as_ptr(),
+                        weights: w.weights.values[(point * width + first) * ins..].as_ptr(),
                         bias: w.zeros.as_ptr(),
                         out: out.as_ptr(),
                         out_offset: first,

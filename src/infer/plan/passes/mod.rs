@@ -6,6 +6,7 @@ mod dead_code;
 mod epilogue;
 mod fold_constants;
 mod pattern;
+mod quantise_pairs;
 
 use crate::infer::graph::Graph;
 
@@ -36,10 +37,18 @@ impl PassReport {
 
 type Pass = fn(&mut Graph) -> PassReport;
 
-/// The passes in the order in which they run. Dead code goes twice: what a pattern left behind would count as a reader
-/// of the convolution that the pattern's activation is to be fused into.
-const PASSES: &[Pass] =
-    &[fold_constants::run, activation_patterns::run, dead_code::run, affine::run, epilogue::run, dead_code::run];
+/// The passes in the order in which they run. Dead code goes after each pattern: what it left behind would count as a
+/// reader of the convolution that the next one is to be fused into.
+const PASSES: &[Pass] = &[
+    fold_constants::run,
+    quantise_pairs::run,
+    dead_code::run,
+    activation_patterns::run,
+    dead_code::run,
+    affine::run,
+    epilogue::run,
+    dead_code::run,
+];
 
 /// Runs all passes.
 pub fn optimise(graph: &mut Graph) -> Vec<PassReport> {
