@@ -137,7 +137,7 @@ impl ConvFast {
                     offsets: offsets.as_ptr(),
                     runs: offsets.len(),
                     run_len,
-                    weights: self.weights[panel.weights..].as_ptr(),
+                    weights: self.weights.values[panel.weights..].as_ptr(),
                     bias: self.bias[panel.first_channel..].as_ptr(),
                     dst: dst.wrapping_add(panel.first_channel),
                     dst_step: self.dst.pixel_stride,
