@@ -4,8 +4,9 @@
 
 DIR2/NETWORK.pt is the state, DIR2/NETWORK.csv the log, DIR2/NETWORK.svg the curves. The learning rate rises over the
 first two epochs, stays, and falls to a hundredth over the last quarter of the epochs, which see pictures of the full
-size and few mosaics. Before it falls the state is kept as DIR2/NETWORK_steady.pt: a later run with more epochs goes on
-from there. Runs on a GPU if there is one.
+size and no mosaics. Before it falls the state is kept as DIR2/NETWORK_steady.pt: a later run with more epochs goes on
+from there. Runs on a GPU if there is one. On a CPU, `--processes 2` with `--torch-threads 1` is faster than two threads:
+each process takes half of every batch, and they share their gradients.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 
 import augment
 import evaluate
@@ -35,7 +36,7 @@ RATE = 2e-3
 DECAY = 0.02
 FALL = 0.25
 WARM_EPOCHS = 2
-MOSAIC, MOSAIC_AT_END = 0.6, 0.0
+MOSAIC = 0.6
 # Share of the input's side that a training picture has while the rate stays: faster, and other sizes are learned too.
 SHARES = (0.6, 0.7, 0.8, 1.0)
 AVERAGE = 0.9995
@@ -109,10 +110,11 @@ def load_averaged(path, classes):
 
 
 class Batches:
-    """Batches of an epoch from a number on, made by threads in the background."""
+    """Batches of an epoch from a number on, made by threads in the background; of each batch, the process's part."""
 
-    def __init__(self, photos, epoch, first, input_px, steady, threads):
+    def __init__(self, photos, epoch, first, input_px, steady, threads, rank=0, processes=1):
         self.photos, self.epoch, self.input_px, self.steady = photos, epoch, input_px, steady
+        self.rank, self.processes = rank, processes
         order = np.random.default_rng([SEED, epoch]).permutation(len(photos))
         self.batches = [order[k : k + BATCH] for k in range(0, len(order) - BATCH + 1, BATCH)]
         self.next, self.lock, self.made = first, threading.Lock(), {}
@@ -140,10 +142,12 @@ class Batches:
         rng = np.random.default_rng([SEED, self.epoch, number])
         share = rng.choice(SHARES) if self.steady else 1.0
         side = int(round(self.input_px * share / 32)) * 32
-        pixels = np.empty((BATCH, 3, side, side), np.float32)
+        chosen = range(self.rank, BATCH, self.processes)
+        pixels = np.empty((len(chosen), 3, side, side), np.float32)
         owners, truths = [], []
-        for k, index in enumerate(self.batches[number]):
-            mosaic = MOSAIC if self.steady else MOSAIC_AT_END
+        for k, place in enumerate(chosen):
+            rng = np.random.default_rng([SEED, self.epoch, number, place])
+            index, mosaic = self.batches[number][place], MOSAIC if self.steady else 0.0
             picture, boxes = augment.sample(rng, self.photos, index, side, self.input_px, mosaic)
             pixels[k] = picture[..., ::-1].transpose(2, 0, 1)
             owners.append(np.full(len(boxes), k))
@@ -202,8 +206,8 @@ def draw(log, path):
 
 
 class Run:
-    def __init__(self, args):
-        self.args, self.work = args, Path(args.work)
+    def __init__(self, args, rank):
+        self.args, self.rank, self.work = args, rank, Path(args.work)
         self.work.mkdir(parents=True, exist_ok=True)
         self.path = self.work / f"{args.network}.pt"
         self.steady_path = self.work / f"{args.network}_steady.pt"
@@ -221,7 +225,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
         self.epoch = self.batch = self.steps = self.images = 0
         self.seconds = 0.0
-        self.sums = {}
+        self.sums, self.rows = {}, []
         self.resume()
 
     def state(self):
@@ -243,26 +247,34 @@ class Run:
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         # More epochs than the last run was to have: its falling part is not gone on from.
-        if self.steady_path.exists() and state["progress"]["epoch"] < start + 1:
+        if self.steady_path.exists():
             steady = torch.load(self.steady_path, map_location=self.device, weights_only=True)
             if steady["progress"]["epoch"] < start:
                 state = steady
-                self.steady_path.unlink()
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         for key, value in state["progress"].items():
             setattr(self, key, value)
         if self.log.exists():
-            rows = [r for r in csv.DictReader(self.log.open()) if int(r["epoch"]) <= self.epoch]
-            self.write_log(rows)
-        print(f"going on from epoch {self.epoch}, batch {self.batch}", flush=True)
+            self.rows = [r for r in csv.DictReader(self.log.open()) if int(r["epoch"]) <= self.epoch]
+        if self.rank == 0:
+            print(f"going on from epoch {self.epoch}, batch {self.batch}", flush=True)
 
-    def write_log(self, rows):
+    def write_log(self):
         with self.log.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(self.rows)
+
+    def share_gradients(self):
+        """Every process gets the mean of all gradients."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in parameters])
+        distributed.all_reduce(flat)
+        flat /= self.args.processes
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+            p.grad.copy_(part.view_as(p))
 
     @torch.no_grad()
     def update_average(self):
@@ -283,10 +295,11 @@ class Run:
     def train_epoch(self):
         args = self.args
         steady = self.epoch < int(args.epochs * (1 - FALL))
-        if not steady and not self.steady_path.exists():
+        if self.rank == 0 and self.epoch == int(args.epochs * (1 - FALL)) and self.batch == 0:
             self.save(self.steady_path)
         self.network.train()
-        batches = Batches(self.photos, self.epoch, self.batch, self.network.input_px, steady, args.threads)
+        part = self.rank, args.processes
+        batches = Batches(self.photos, self.epoch, self.batch, self.network.input_px, steady, args.threads, *part)
         began = saved = time.monotonic()
         for number, (pixels, owners, truths) in batches:
             rate = RATE * rate_at(self.epoch + number / len(batches.batches), args.epochs)
@@ -298,28 +311,30 @@ class Run:
             )
             self.optimizer.zero_grad(set_to_none=True)
             sum(parts.values()).backward()
+            if args.processes > 1:
+                self.share_gradients()
             nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
             self.optimizer.step()
-            self.steps, self.images, self.batch = self.steps + 1, self.images + len(pixels), number + 1
+            self.steps, self.images, self.batch = self.steps + 1, self.images + BATCH, number + 1
             self.update_average()
             for key, value in parts.items():
                 self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
-            if time.monotonic() - saved > SAVE_EVERY_S:
+            if self.rank == 0 and time.monotonic() - saved > SAVE_EVERY_S:
                 saved = time.monotonic()
                 self.seconds, began = self.seconds + saved - began, saved
                 self.save(self.path)
         self.seconds += time.monotonic() - began
         means = {k: f"{v / len(batches.batches):.4f}" for k, v in self.sums.items()}
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        if self.rank != 0:
+            return
         row = {"epoch": self.epoch, "images": self.images, "rate": f"{rate:.6f}", "seconds": f"{self.seconds:.0f}"} | means
         if self.epoch % args.measure_every == 0 or self.epoch >= args.epochs:
             ap50, ap = self.measure()
             row |= {"ap50": f"{ap50:.4f}", "ap50_95": f"{ap:.4f}"}
         self.save(self.path)
-        if not self.log.exists():
-            self.write_log([])
-        with self.log.open("a", newline="") as file:
-            csv.DictWriter(file, FIELDS).writerow(row)
+        self.rows.append(row)
+        self.write_log()
         print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
 
 
@@ -331,16 +346,31 @@ def main():
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--split", default=Path(__file__).with_name("split.csv"))
     parser.add_argument("--threads", type=int, default=1, help="threads that make pictures")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a batch, on a CPU")
     parser.add_argument("--torch-threads", type=int, help="threads of the network [default: one per core]")
     parser.add_argument("--measure-every", type=int, default=5, metavar="EPOCHS")
     args = parser.parse_args()
+    if args.processes == 1:
+        work(0, args)
+    else:
+        for left in Path(args.work).glob(f"{args.network}.meeting.*"):
+            left.unlink()
+        torch.multiprocessing.spawn(work, (args,), args.processes)
+
+
+def work(rank, args):
     cv2.setNumThreads(1)
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
-    run = Run(args)
+    if args.processes > 1:
+        # The processes meet through a file of their own.
+        meeting = f"file://{Path(args.work).resolve()}/{args.network}.meeting.{os.getppid()}"
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=args.processes)
+    run = Run(args, rank)
     while run.epoch < args.epochs:
         run.train_epoch()
-        draw(run.log, run.work / f"{args.network}.svg")
+        if rank == 0:
+            draw(run.log, run.work / f"{args.network}.svg")
 
 
 if __name__ == "__main__":

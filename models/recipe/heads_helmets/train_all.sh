@@ -1,9 +1,9 @@
 #!/bin/sh
-# Trains, measures and exports everything in models/README.md, one after the other; run again, it goes on where it was.
+# Trains, measures and exports all networks, one after the other; run again, it goes on where it was.
 #
 #     train_all.sh DATA WORK [EPOCHS]      # DATA: images/ and annotations.json; WORK: checkpoints, logs, results
 #
-# PYTHON names the interpreter with the packages of requirements.txt.
+# PYTHON names the interpreter with the packages of requirements.txt, TRAIN_OPTIONS further options of train.py.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 data=$1 work=$2 epochs=${3:-100}
