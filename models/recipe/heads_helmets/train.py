@@ -5,8 +5,8 @@
 DIR2/NETWORK.pt is the state, DIR2/NETWORK.csv the log, DIR2/NETWORK.svg the curves. The learning rate rises over the
 first two epochs, stays, and falls to a hundredth over the last quarter of the epochs, which see pictures of the full
 size and no mosaics. Before it falls the state is kept as DIR2/NETWORK_steady.pt: a later run with more epochs goes on
-from there. Runs on a GPU if there is one. On a CPU, `--processes 2` with `--torch-threads 1` is faster than two threads:
-each process takes half of every batch, and they share their gradients.
+from there. Runs on a GPU if there is one. On a busy CPU, `--processes 2` with `--torch-threads 1` beats two
+threads: each process takes half of every batch, and they share their gradients.
 """
 
 import argparse
