@@ -135,6 +135,87 @@ fn picture_equals_its_twin() {
     }
 }
 
+/// A pixel by the standards' equations in f64, not rounded; where each sample lies is written anew here.
+fn rgb_f64(frame: &Frame, x: usize, y: usize) -> [f64; 3] {
+    let (width, height) = (frame.width as usize, frame.height as usize);
+    let (half, b) = (width.div_ceil(2), &frame.bytes);
+    let chroma = y / 2 * half + x / 2;
+    let [luma, u, v] = match frame.format {
+        PixelFormat::Rgb8 => return [0, 1, 2].map(|c| f64::from(b[3 * (y * width + x) + c])),
+        PixelFormat::Rgba8 => return [0, 1, 2].map(|c| f64::from(b[4 * (y * width + x) + c])),
+        PixelFormat::Bgra8 => return [2, 1, 0].map(|c| f64::from(b[4 * (y * width + x) + c])),
+        PixelFormat::Gray8 => return [f64::from(b[y * width + x]); 3],
+        PixelFormat::Yuyv => {
+            let pair = 4 * (y * half + x / 2);
+            [b[pair + 2 * (x % 2)], b[pair + 1], b[pair + 3]]
+        }
+        PixelFormat::Nv12 => {
+            let at = width * height + 2 * chroma;
+            [b[y * width + x], b[at], b[at + 1]]
+        }
+        PixelFormat::I420 => {
+            let (u, plane) = (width * height, half * height.div_ceil(2));
+            [b[y * width + x], b[u + chroma], b[u + plane + chroma]]
+        }
+    }
+    .map(f64::from);
+    let (luma, u, v) = match frame.colour.range {
+        YuvRange::Limited => ((luma - 16.0) / 219.0, (u - 128.0) / 224.0, (v - 128.0) / 224.0),
+        YuvRange::Full => (luma / 255.0, (u - 128.0) / 255.0, (v - 128.0) / 255.0),
+    };
+    // Shares of red and blue in luma: BT.601 and BT.709, clause 3.
+    let (kr, kb) = match frame.colour.matrix {
+        YuvMatrix::Bt601 => (0.299, 0.114),
+        YuvMatrix::Bt709 => (0.2126, 0.0722),
+    };
+    let (red, blue) = (luma + 2.0 * (1.0 - kr) * v, luma + 2.0 * (1.0 - kb) * u);
+    let green = (luma - kr * red - kb * blue) / (1.0 - kr - kb);
+    [red, green, blue].map(|c| (255.0 * c).clamp(0.0, 255.0))
+}
+
+/// The picture as the overlay shows it, from the shader and from its twin, against f64.
+#[test]
+fn every_format_is_within_a_level_of_f64() {
+    let Some(gpu) = test_gpu() else { return };
+    for format in PixelFormat::ALL {
+        let mut worst = [0.0f64; 2];
+        for (size, colour) in [[641, 479], [3, 5]].into_iter().flat_map(|size| COLOURS.map(|colour| (size, colour))) {
+            let frame = frame(size, format).with_colour(colour);
+            let twin = picture_twin(&frame).expect("twin");
+            let p = Preprocess {
+                width_px: 4,
+                height_px: 4,
+                fit: Fit::Stretch,
+                order: ChannelOrder::Rgb,
+                mean: [0.0; 3],
+                std: [1.0; 3],
+            };
+            let params = gpu
+                .upload("params", bytemuck::bytes_of(&FrameParams::new(&frame, &p.letterbox(size))))
+                .expect("upload");
+            let bytes = gpu.upload("bytes", &padded(&frame)).expect("upload");
+            let row_bytes = 4 * picture_row_words(size[0]) as usize;
+            let dst = gpu.storage_buffer("picture", row_bytes * size[1] as usize).expect("buffer");
+            let dispatch =
+                gpu.dispatch(&picture_variant(format, colour, size), &[&params, &bytes, &dst]).expect("dispatch");
+            gpu.run(&[&dispatch]).expect("run");
+            let shader = gpu.download(&dst, row_bytes * size[1] as usize).expect("download");
+            let [width, height] = size.map(|v| v as usize);
+            for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))) {
+                let expected = rgb_f64(&frame, x, y);
+                for (c, expected) in expected.into_iter().enumerate() {
+                    let levels = [shader[y * row_bytes + 4 * x + c], twin.bytes[4 * (y * width + x) + c]];
+                    for (worst, level) in worst.iter_mut().zip(levels) {
+                        *worst = worst.max((f64::from(level) - expected).abs());
+                    }
+                }
+            }
+        }
+        eprintln!("{format:?}: shader within {:.3} levels of f64, twin within {:.3}", worst[0], worst[1]);
+        assert!(worst.iter().all(|&worst| worst <= 1.0), "{format:?}: {worst:?}");
+    }
+}
+
 #[test]
 fn pack_equals_its_twin() {
     let Some(gpu) = test_gpu() else { return };

@@ -388,7 +388,7 @@ mod tests {
                 return Some(Err(AcquireError::NoInput));
             }
             let frame = Frame::new(1, 1, PixelFormat::Gray8, vec![self.next]).expect("frame");
-            Some(Ok(Picture { frame, origin: "numbers".to_string() }))
+            Some(Ok(Picture { frame, origin: "numbers".to_string(), number: None }))
         }
 
         fn len_hint(&self) -> Option<usize> {

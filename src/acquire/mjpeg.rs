@@ -210,7 +210,7 @@ impl<R: BufRead + Send> Source for Reader<R> {
                 self.begun += 1;
                 self.complete += 1;
                 let decoded = decode(Path::new(&self.origin), &self.bytes);
-                Some(decoded.map(|frame| Picture { frame, origin: self.origin.clone() }))
+                Some(decoded.map(|frame| Picture { frame, origin: self.origin.clone(), number: Some(place) }))
             }
             Found::Broken => {
                 self.begun += 1;

@@ -6,6 +6,7 @@
 
 mod camera;
 pub mod capture;
+mod inputs;
 pub mod mjpeg;
 pub mod pattern;
 pub mod pictures;
@@ -25,6 +26,8 @@ pub struct Picture {
     pub frame: Frame,
     /// The path, or another name of the source.
     pub origin: String,
+    /// Which frame of a video or scene it is, from 0; `None` for a picture file and a camera.
+    pub number: Option<u64>,
 }
 
 /// Gives frames in their order.
@@ -68,10 +71,12 @@ impl Default for LiveOptions {
 /// What goes wrong on the way of a picture in, or out to a file.
 #[derive(Debug, thiserror::Error)]
 pub enum AcquireError {
-    #[error("no input was given: name a picture (JPEG, PNG, WebP, BMP) or a directory of pictures")]
+    #[error(
+        "no input was given: name a picture (JPEG, PNG, WebP, BMP), a directory of pictures, a .y4m or .mjpeg file, or '-'"
+    )]
     NoInput,
     #[error(
-        "'{input}' is no file, and no kind of source that this command reads: name a picture (JPEG, PNG, WebP, BMP) or a directory of pictures"
+        "'{input}' is no file, and no kind of source that this command reads: name a picture (JPEG, PNG, WebP, BMP), a directory of pictures, a .y4m or .mjpeg file, or '-'; for cameras and pattern: there is `eyas live`"
     )]
     Kind { input: String },
     #[error("cannot read '{}': {source}", path.display())]
@@ -107,28 +112,13 @@ pub enum AcquireError {
     Encode { path: PathBuf, reason: String },
 }
 
-/// Opens files and directories, in this order. Everything named must exist; whether each file holds a picture is found
-/// when its turn comes.
+/// Opens pictures, directories of pictures, video files (YUV4MPEG2 by content, Motion-JPEG by name), pipes and `-`
+/// (standard input), in this order. Everything named must exist; whether it can be read is found when its turn comes.
 ///
 /// # Errors
 /// When nothing is named, a name doesn't exist, or a directory has no picture.
 pub fn open(inputs: &[String]) -> Result<Box<dyn Source>, AcquireError> {
-    if inputs.is_empty() {
-        return Err(AcquireError::NoInput);
-    }
-    let mut paths = VecDeque::new();
-    for input in inputs {
-        let path = PathBuf::from(input);
-        match std::fs::metadata(&path) {
-            Ok(found) if found.is_dir() => paths.extend(pictures::in_directory(&path)?),
-            Ok(_) => paths.push_back(path),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && names_a_scheme(input) => {
-                return Err(AcquireError::Kind { input: input.clone() });
-            }
-            Err(source) => return Err(AcquireError::Read { path, source }),
-        }
-    }
-    Ok(Box::new(pictures::Pictures::new(paths)))
+    Ok(Box::new(inputs::Inputs::open(inputs)?))
 }
 
 /// Opens one source of any kind:

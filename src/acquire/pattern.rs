@@ -305,7 +305,7 @@ impl Source for Pattern {
     fn next(&mut self) -> Option<Result<Picture, AcquireError>> {
         let n = self.next;
         self.next += 1;
-        Some(Ok(Picture { frame: self.scene.render(n), origin: format!("pattern frame {n}") }))
+        Some(Ok(Picture { frame: self.scene.render(n), origin: format!("pattern frame {n}"), number: Some(n) }))
     }
 
     fn len_hint(&self) -> Option<usize> {

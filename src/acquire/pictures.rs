@@ -50,7 +50,7 @@ impl Source for Pictures {
     fn next(&mut self) -> Option<Result<Picture, AcquireError>> {
         let path = self.paths.pop_front()?;
         let origin = path.display().to_string();
-        Some(load(&path).map(|frame| Picture { frame, origin }))
+        Some(load(&path).map(|frame| Picture { frame, origin, number: None }))
     }
 
     fn len_hint(&self) -> Option<usize> {
@@ -84,6 +84,9 @@ pub fn in_directory(directory: &Path) -> Result<Vec<PathBuf>, AcquireError> {
         }
         match sniff(&path) {
             Ok(Some(_)) => paths.push(path),
+            Ok(None) if is_named_as_picture(&path) => {
+                log::warn!("skipping '{}': its name is that of a picture, but it is none", path.display());
+            }
             Ok(None) => log::info!("skipping '{}': not a JPEG, PNG, WebP or BMP picture", path.display()),
             Err(e) => log::warn!("skipping '{}': {e}", path.display()),
         }
@@ -93,6 +96,10 @@ pub fn in_directory(directory: &Path) -> Result<Vec<PathBuf>, AcquireError> {
     }
     paths.sort();
     Ok(paths)
+}
+
+fn is_named_as_picture(path: &Path) -> bool {
+    path.extension().and_then(ImageFormat::from_extension).is_some()
 }
 
 fn sniff(path: &Path) -> io::Result<Option<ImageFormat>> {

@@ -234,12 +234,17 @@ impl<R: BufRead + Send> Source for Reader<R> {
         }
         match self.read_frame().transpose() {
             Some(Ok(frame)) => {
+                let number = Some(self.frames);
                 self.frames += 1;
-                Some(Ok(Picture { frame, origin: self.origin.clone() }))
+                Some(Ok(Picture { frame, origin: self.origin.clone(), number }))
             }
-            other => {
+            Some(Err(e)) => {
                 self.ended = true;
-                other.map(|failed| failed.map(|frame| Picture { frame, origin: self.origin.clone() }))
+                Some(Err(e))
+            }
+            None => {
+                self.ended = true;
+                None
             }
         }
     }

@@ -1,12 +1,15 @@
-//! `eyas detect`: pictures in; annotated pictures, a table or JSON out.
+//! `eyas detect`: pictures or videos in; annotated pictures or a video, a table or JSON out.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eyas::acquire::{self, pictures::save};
+use eyas::acquire::{self, Picture, pictures::save};
 use eyas::decode::Labels;
 use eyas::draw::Style;
-use eyas::{DecodeOptions, Detection, Detector, Frame, StageTimes};
+use eyas::live::Sink;
+use eyas::live::sink::is_another_file;
+use eyas::{DecodeOptions, Detection, Detector, StageTimes};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -63,14 +66,14 @@ impl HeadArgs {
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Pictures (JPEG, PNG, WebP, BMP) or directories of pictures
+    /// Pictures (JPEG, PNG, WebP, BMP), directories of pictures, .y4m or .mjpeg videos, '-' for a video on stdin
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<String>,
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
     head: HeadArgs,
-    /// Write the annotated picture here; a directory for several pictures
+    /// Write the annotated picture here; a directory for several pictures; a .y4m file or a directory for a video
     #[arg(short, long, value_name = "FILE or DIR")]
     output: Option<PathBuf>,
     /// One JSON object per picture on one line
@@ -78,20 +81,72 @@ pub struct Args {
     json: bool,
 }
 
-/// Where the annotated picture of `origin` goes.
-fn output_path(output: &Path, origin: &str, many: bool) -> PathBuf {
-    if !many && !output.is_dir() {
-        return output.to_path_buf();
+/// Where annotated pictures go.
+struct Annotated {
+    output: PathBuf,
+    many: bool,
+    video: Option<Sink>,
+    written: HashSet<PathBuf>,
+}
+
+impl Annotated {
+    fn open(output: &Path, many: bool, rate: Option<[u32; 2]>) -> Result<Annotated, CliError> {
+        let is_video = output == Path::new("-") || output.extension().is_some_and(|e| e.eq_ignore_ascii_case("y4m"));
+        let mut video = None;
+        if is_video {
+            video = Some(Sink::open(output, rate.unwrap_or([30, 1])).map_err(eyas::Error::from)?);
+        } else if many {
+            if is_another_file(output) {
+                return Err(CliError::Runtime(format!(
+                    "there are several pictures to write, and '{}' is not a directory: name one, or for a video a .y4m file",
+                    output.display()
+                )));
+            }
+            std::fs::create_dir_all(output).map_err(|e| {
+                CliError::Runtime(format!("cannot create the directory {} for several pictures: {e}", output.display()))
+            })?;
+        }
+        Ok(Annotated { output: output.to_path_buf(), many, video, written: HashSet::new() })
     }
-    let name = Path::new(origin).file_name().unwrap_or_default();
-    let mut path = output.join(name);
-    // Pictures are read by content; only extensions that can be written are kept.
-    let writable = ["jpg", "jpeg", "png", "webp", "bmp"];
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    if !writable.contains(&extension.as_str()) {
-        path.set_extension("png");
+
+    fn write(&mut self, picture: &Picture, annotated: eyas::Frame) -> Result<(), CliError> {
+        if let Some(video) = &mut self.video {
+            return Ok(video.write(annotated).map_err(eyas::Error::from)?);
+        }
+        let path = self.path(picture);
+        save(&path, &annotated).map_err(eyas::Error::from)?;
+        self.written.insert(path);
+        Ok(())
     }
-    path
+
+    /// In a directory: the picture's own name, or that of the video and the frame's number.
+    fn path(&self, picture: &Picture) -> PathBuf {
+        if !self.many && !self.output.is_dir() {
+            return self.output.clone();
+        }
+        let origin = Path::new(&picture.origin);
+        // Pictures are read by content; only extensions that can be written are kept.
+        let extension = origin.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let is_writable = ["jpg", "jpeg", "png", "webp", "bmp"].contains(&extension.as_str());
+        let extension = if is_writable { extension } else { "png".to_string() };
+        let stem = origin.file_stem().unwrap_or_default().to_string_lossy().replace(' ', "_");
+        let stem = picture.number.map_or(stem.clone(), |number| format!("{stem}-{number:06}"));
+        // Files of one name from different directories.
+        let mut path = self.output.join(format!("{stem}.{extension}"));
+        let mut copy = 2;
+        while self.written.contains(&path) {
+            path = self.output.join(format!("{stem}-{copy}.{extension}"));
+            copy += 1;
+        }
+        path
+    }
+
+    fn finish(self) -> Result<(), CliError> {
+        match self.video {
+            Some(video) => Ok(video.finish().map_err(eyas::Error::from)?),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Rounded for output: a thousandth of a pixel, a hundred-thousandth of a score.
@@ -119,36 +174,32 @@ pub fn json_detections(found: &[Detection]) -> serde_json::Value {
         .collect()
 }
 
-fn json_line(
-    origin: &str,
-    frame: &Frame,
-    model: &str,
-    detector: &Detector,
-    found: &[Detection],
-    ms: &StageTimes,
-) -> String {
-    json!({
-        "image": origin,
-        "width": frame.width,
-        "height": frame.height,
+fn json_line(picture: &Picture, model: &str, detector: &Detector, found: &[Detection], ms: &StageTimes) -> String {
+    let mut line = json!({
+        "image": picture.origin,
+        "width": picture.frame.width,
+        "height": picture.frame.height,
         "model": model,
         "backend": detector.backend(),
         "adapter": detector.adapter(),
         "detections": json_detections(found),
         "ms": ms,
-    })
-    .to_string()
+    });
+    if let Some(number) = picture.number {
+        line["frame"] = number.into();
+    }
+    line.to_string()
 }
 
 pub fn run(args: &Args) -> Result<(), CliError> {
     let model_name = args.common.model_path()?.display().to_string();
     let mut source = acquire::open(&args.inputs).map_err(eyas::Error::from)?;
     let many = source.len_hint().is_none_or(|n| n > 1);
-    if let (Some(output), true) = (&args.output, many) {
-        std::fs::create_dir_all(output).map_err(|e| {
-            CliError::Runtime(format!("cannot create the directory {} for several pictures: {e}", output.display()))
-        })?;
+    if args.output.as_deref() == Some(Path::new("-")) {
+        return Err(CliError::Usage("-o - is for `eyas live --headless`; name a .y4m file or a directory".into()));
     }
+    // A video's rate is known with its first frame.
+    let mut annotated: Option<Annotated> = None;
     let model = args.common.load_model()?;
     let mut detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
     log::info!("{} on {}", detector.backend(), detector.adapter());
@@ -158,13 +209,18 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     }
     let bar = match source.len_hint() {
         Some(n) if many && stderr_is_terminal() => ProgressBar::new(n as u64),
+        None if stderr_is_terminal() => ProgressBar::new_spinner(),
         _ => ProgressBar::hidden(),
     };
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}") {
+    let template = match bar.length() {
+        Some(_) => "{wide_bar} {pos}/{len} {eta}",
+        None => "{spinner} {pos} pictures, {per_sec}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    let mut rows = Vec::new();
-    let (mut pictures, mut failed) = (0usize, 0usize);
+    let (mut rows, mut has_table) = (Vec::new(), false);
+    let (mut objects, mut pictures, mut failed) = (0usize, 0usize, 0usize);
     let mut total_ms = 0.0;
     loop {
         let start = Instant::now();
@@ -185,17 +241,28 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         ms.acquire = acquire_ms;
         if let Some(output) = &args.output {
             let start = Instant::now();
-            let annotated = detector.annotate(&picture.frame, &found, &Style::default())?;
+            let drawn = detector.annotate(&picture.frame, &found, &Style::default())?;
             ms.draw = start.elapsed().as_secs_f64() * 1e3;
-            let path = output_path(output, &picture.origin, many);
-            save(&path, &annotated).map_err(eyas::Error::from)?;
+            let annotated = match &mut annotated {
+                Some(annotated) => annotated,
+                None => annotated.insert(Annotated::open(output, many, source.frame_rate())?),
+            };
+            annotated.write(&picture, drawn)?;
         }
         ms.total += ms.acquire + ms.draw;
         total_ms += ms.total;
         pictures += 1;
         if args.json {
-            print_line(&json_line(&picture.origin, &picture.frame, &model_name, &detector, &found, &ms))?;
+            print_line(&json_line(&picture, &model_name, &detector, &found, &ms))?;
+        } else if let Some(number) = picture.number {
+            // A video has no end that a table could wait for.
+            let list: Vec<String> = found.iter().map(|d| format!("{} {:.2}", d.label, d.score)).collect();
+            let list = if list.is_empty() { "nothing".to_string() } else { list.join(", ") };
+            bar.suspend(|| print_line(&format!("{} frame {number}: {list}", picture.origin)))?;
+            objects += found.len();
         } else {
+            objects += found.len();
+            has_table = true;
             for d in &found {
                 let [x0, y0, x1, y1] = d.bounds;
                 let mut row = vec![d.label.clone(), format!("{:.3}", d.score)];
@@ -209,20 +276,28 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let is_written = annotated.is_some();
+    if let Some(annotated) = annotated {
+        annotated.finish()?;
+    }
+    if pictures + failed == 0 {
+        return Err(CliError::Runtime("the input ended before its first picture".into()));
+    }
     if !args.json {
         let mut headings = vec!["label", "score", "left", "top", "right", "bottom"];
         if many {
             headings.insert(0, "picture");
         }
-        print_table(&headings, &rows)?;
+        if has_table {
+            print_table(&headings, &rows)?;
+        }
         print_line(&format!(
-            "{} object(s) in {pictures} picture(s), {:.1} ms a picture, {} on {}",
-            rows.len(),
+            "{objects} object(s) in {pictures} picture(s), {:.1} ms a picture, {} on {}",
             total_ms / pictures.max(1) as f64,
             detector.backend(),
             detector.adapter(),
         ))?;
-        if let Some(output) = &args.output {
+        if let (Some(output), true) = (&args.output, is_written) {
             print_line(&format!("written to {}", output.display()))?;
         }
     }

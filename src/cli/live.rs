@@ -124,7 +124,7 @@ fn window(args: &Args, source: Box<dyn Source>) -> Result<(), CliError> {
     });
     let report = run(model, source, options, on_result)?;
     log::info!(
-        "{} frames shown, {} dropped; submitting took {:.3} ms of the host a frame",
+        "{} frames shown, {} dropped; upload, encode and submit took the host {:.3} ms a frame",
         report.frames,
         report.dropped,
         report.host_ms
@@ -172,9 +172,6 @@ impl Source for Again {
         self.source.is_live()
     }
 }
-
-/// Frames that do not count for the host's time.
-const WARM_UP: u64 = 3;
 
 /// When `-v` tells what the process holds: nothing may grow after the first of these.
 fn is_footprint_due(frames: u64) -> bool {
@@ -231,7 +228,7 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
     let size_px = args.window.map(|size| size.map(|v| v as u32));
     let mut live = Headless::new(detector, size_px, options);
     let mut waiting = VecDeque::new();
-    let (mut frames, mut host_ms) = (0u64, 0.0);
+    let mut frames = 0u64;
     let start = Instant::now();
     let (mut failure, mut failures_in_a_row) = (None, 0);
     while args.frames.is_none_or(|limit| frames < limit) {
@@ -254,10 +251,6 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
         failures_in_a_row = 0;
         live.push(&picture.frame, begin.elapsed().as_secs_f64() * 1e3)?;
         frames += 1;
-        // The first frames make pipelines.
-        if frames > WARM_UP {
-            host_ms += live.meter.last_host_ms();
-        }
         if is_footprint_due(frames) {
             tell_footprint(frames, &live);
         }
@@ -283,9 +276,9 @@ fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
         sink.finish().map_err(Error::from)?;
     }
     log::info!(
-        "{frames} frames in {seconds:.2} s: {:.1} a second; submitting took {:.3} ms of the host a frame",
+        "{frames} frames in {seconds:.2} s: {:.1} a second; upload, encode and submit took the host {:.3} ms a frame",
         frames as f64 / seconds.max(1e-9),
-        host_ms / frames.saturating_sub(WARM_UP).max(1) as f64
+        live.meter.median_host_ms()
     );
     log::info!("{}", live.map_operations());
     match (failure, frames) {

@@ -1,11 +1,15 @@
 //! What the corner panel says: rates and times, averaged over the last second or so.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::detector::{Detector, StageTimes};
 
 /// How often the panel's text changes.
 pub const REFRESH: Duration = Duration::from_millis(250);
+
+/// Frames whose times on the host are kept.
+const HOST_TIMES_KEPT: usize = 1000;
 
 /// Share of the newest value in a running average.
 const WEIGHT: f64 = 0.1;
@@ -33,7 +37,8 @@ pub struct Meter {
     wait: Average,
     stages: [Average; 3],
     on_cpu: bool,
-    last_host_ms: f64,
+    /// Of the last frames, for their median.
+    host_ms: VecDeque<f64>,
     /// Passes on the device: convert, infer, decode, draw.
     pub device_ms: Option<[f64; 4]>,
     /// Frames that came and were not shown.
@@ -63,7 +68,10 @@ impl Meter {
         self.acquire.push(times.acquire);
         self.host.push(times.host);
         self.wait.push(times.wait);
-        self.last_host_ms = times.host;
+        if self.host_ms.len() == HOST_TIMES_KEPT {
+            self.host_ms.pop_front();
+        }
+        self.host_ms.push_back(times.host);
         self.on_cpu = times.stages.is_some();
         if let Some(ms) = &times.stages {
             for (average, value) in self.stages.iter_mut().zip([ms.convert + ms.marshal, ms.infer, ms.decode]) {
@@ -103,9 +111,12 @@ impl Meter {
         }
     }
 
-    /// Milliseconds of our side of the driver for the last frame.
-    pub fn last_host_ms(&self) -> f64 {
-        self.last_host_ms
+    /// Milliseconds of our side of the driver a frame (upload, encode, submit): the median of the last thousand frames,
+    /// which leaves out what makes pipelines and what other programs interrupt.
+    pub fn median_host_ms(&self) -> f64 {
+        let mut sorted: Vec<f64> = self.host_ms.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
     }
 
     /// The panel's lines for what this detector does.

@@ -86,7 +86,7 @@ pub struct WindowReport {
     pub frames: u64,
     pub dropped: u64,
     pub map_operations: MapOperations,
-    /// Our side of the driver, on average.
+    /// Our side of the driver: the median of the last frames.
     pub host_ms: f64,
 }
 
@@ -210,6 +210,7 @@ impl App {
             self.deliver(true)?;
         }
         self.report.dropped = self.capture.dropped();
+        self.report.host_ms = self.meter.median_host_ms();
         self.count_reads();
         let trouble = self.trouble.take().filter(|_| self.has_ended);
         match self.error.take().or(trouble) {
@@ -423,10 +424,13 @@ impl App {
         let Some(last) = &self.last else { return Ok(()) };
         let infers = acquire_ms.is_some() || self.is_stale;
         let drawn = view.overlay.draw(detector, infers.then_some(&last.frame), target, |_| ())?;
+        let begin = Instant::now();
         if let Some(texture) = texture {
             window.pre_present_notify();
             view.gpu.queue.present(texture);
         }
+        // Some drivers wait for the frame here.
+        let present_ms = begin.elapsed().as_secs_f64() * 1e3;
         self.is_stale = false;
         if infers {
             self.origins.push_back(last.origin.clone());
@@ -434,10 +438,8 @@ impl App {
         if let Some(acquire) = acquire_ms {
             self.report.frames += 1;
             self.text_is_old = true;
-            let n = self.report.frames as f64;
-            self.report.host_ms += (drawn.host_ms - self.report.host_ms) / n;
             let stages = (!self.on_gpu || drawn.host_decoded).then_some(drawn.ms);
-            let wait = drawn.wait_ms + surface_ms;
+            let wait = drawn.wait_ms + surface_ms + present_ms;
             self.meter.push(&FrameTimes { acquire, host: drawn.host_ms, wait, stages });
             self.meter.device_ms = view.overlay.device_times().map(|t| [t.convert, t.infer, t.decode, t.draw]);
             self.meter.dropped = self.capture.dropped();
@@ -535,6 +537,10 @@ impl App {
     }
 
     fn save(&mut self) -> Result<(), Error> {
+        if self.last.is_none() {
+            self.say("no frame to save yet".into());
+            return Ok(());
+        }
         let Some(view) = &mut self.view else { return Ok(()) };
         let detector = if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() };
         let Some(detector) = detector else { return Ok(()) };

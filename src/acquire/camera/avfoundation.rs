@@ -65,7 +65,7 @@ impl Source for Camera {
         let row_bytes = if share < tight + 16 { tight } else { share / 16 * 16 };
         let colour = self.colour.unwrap_or(Colour::of_video(width, height));
         let frame = unpad(bytes, [width, height], row_bytes, Layout::As(PixelFormat::Yuyv), colour);
-        Some(frame.map(|frame| Picture { frame, origin: self.origin.clone() }).map_err(failed))
+        Some(frame.map(|frame| Picture { frame, origin: self.origin.clone(), number: None }).map_err(failed))
     }
 
     fn len_hint(&self) -> Option<usize> {

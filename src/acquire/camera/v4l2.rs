@@ -122,7 +122,7 @@ impl Source for Camera {
             })
         });
         Some(match frame {
-            Ok(Ok(frame)) => Ok(Picture { frame, origin: self.origin.clone() }),
+            Ok(Ok(frame)) => Ok(Picture { frame, origin: self.origin.clone(), number: None }),
             Ok(Err(reason)) => Err(AcquireError::Camera { index: self.index, reason }),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return self.next(),
             Err(e) => {
