@@ -435,9 +435,7 @@ mod tests {
 
         let empty = Scratch::new("empty");
         assert!(open(&[name(&empty.0)]).err().expect("empty").to_string().contains("holds no"));
-        for (input, word) in
-            [("camera:0", "camera:0"), ("pattern:", "no kind"), ("-", "no kind"), ("missing.png", "cannot read")]
-        {
+        for (input, word) in [("camera:0", "camera:0"), ("pattern:", "no kind"), ("missing.png", "cannot read")] {
             assert!(open(&[input.to_string()]).err().expect(input).to_string().contains(word), "{input}");
         }
         assert!(open(&[]).is_err());

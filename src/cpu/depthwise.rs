@@ -244,34 +244,24 @@ impl Rows<'_> {
         let first = left.div_ceil(S).min(d.dst.width);
         let end = (d.src.width + left).checked_sub(K).map_or(0, |last| last / S + 1).clamp(first, d.dst.width);
         let inside = first..end;
-        // Several rows at a time, four with 32 registers, in squares whose border is looked at only where there is one.
-        // The weights of a 5×5 at stride 1 would have to be loaded as often as the picture: one row at a time.
-        let tall = if V::LANES == 16 && K == 3 && S == 1 { 4 } else { 2 };
         let mut row = self.rows.start;
         while row < self.rows.end {
             let (n, y) = (row / d.dst.height, row % d.dst.height);
             let left = (d.dst.height - y).min(self.rows.end - row);
-            if (K, S) != (5, 1) && d.dst.width >= SQUARE && left >= tall {
-                // SAFETY: rows and columns of dst.
-                unsafe {
-                    if tall == 4 {
-                        self.band::<V, K, S, 4>(n, y)
-                    } else {
-                        self.band::<V, K, S, 2>(n, y)
-                    }
-                    // The last band computes some rows again rather than few of its own.
-                    if left > tall && left < 2 * tall {
-                        let y = y + left - tall;
-                        if tall == 4 {
-                            self.band::<V, K, S, 4>(n, y)
-                        } else {
-                            self.band::<V, K, S, 2>(n, y)
-                        }
-                        row += left;
-                        continue;
-                    }
+            // Several rows at a time, in squares whose border is looked at only where there is one. The weights of a 5×5 at
+            // stride 1 would have to be loaded as often as the picture: one row at a time.
+            // SAFETY: rows and columns of dst.
+            let done = unsafe {
+                if const { V::REGISTERS < 16 || (K == 5 && S == 1) } {
+                    0
+                } else if const { V::REGISTERS == 32 && K == 3 && S == 1 } {
+                    self.bands::<V, K, S, 4>(n, y, left)
+                } else {
+                    self.bands::<V, K, S, 2>(n, y, left)
                 }
-                row += tall;
+            };
+            if done > 0 {
+                row += done;
                 continue;
             }
             // SAFETY: pixels of dst; those of tiles have their windows inside src from left to right.

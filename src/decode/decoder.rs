@@ -123,7 +123,12 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::candidates`].
     pub fn decode(&self, outputs: &[OutputRef<'_>], letterbox: &Letterbox) -> Result<Vec<RawDetection>, DecodeError> {
-        let mut kept = nms::run(self.candidates(outputs)?, self.iou_threshold, self.max_detections);
+        let candidates = self.candidates(outputs)?;
+        let (threshold, max) = (self.iou_threshold, self.max_detections);
+        let mut kept = match self.head.distance_beta() {
+            None => nms::run(candidates, threshold, max),
+            Some(beta) => nms::run_by_distance(candidates, threshold, beta, max),
+        };
         for d in &mut kept {
             d.bounds = box_in_picture(d.bounds, letterbox);
         }
@@ -156,10 +161,11 @@ impl Decoder {
             .collect()
     }
 
-    /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (several classes per anchor, more
-    /// detections than the shader keeps).
+    /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (a head without a shader or with
+    /// another suppression, several classes per anchor, more detections than the shader keeps).
     pub fn gpu(&self, views: &[View], precision: Precision) -> Option<GpuDecode> {
-        (!self.multi_label && self.max_detections <= NMS_CAPACITY)
+        let shaders = self.head.has_shader() && self.head.distance_beta().is_none();
+        (shaders && !self.multi_label && self.max_detections <= NMS_CAPACITY)
             .then(|| GpuDecode::new(&*self.head, views, precision, self.max_detections))
     }
 

@@ -64,6 +64,16 @@ pub trait Head: Debug + Send + Sync {
     /// network in the order of the file.
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>);
 
+    /// Where overlaps are less for boxes whose centres lie apart: beta of [`super::nms::run_by_distance`]. On the CPU only.
+    fn distance_beta(&self) -> Option<f32> {
+        None
+    }
+
+    /// False where only the twin can: the outputs are then read back for it.
+    fn has_shader(&self) -> bool {
+        true
+    }
+
     /// The shaders that append the same candidates (best class of each anchor only) to a buffer, each with the indices
     /// of the outputs it binds, in order, after the candidates buffer. `views` are those of all outputs.
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)>;
@@ -127,6 +137,9 @@ pub const REGISTRY: &[HeadKind] = &[
     HeadKind { name: "yunet", fit: heads::yunet::fit },
     HeadKind { name: "ultraface", fit: heads::ssd::fit_ultraface },
     HeadKind { name: "darknet", fit: heads::yolo_anchors::fit },
+    HeadKind { name: "region", fit: heads::region::fit },
+    HeadKind { name: "detection_grid", fit: heads::detection_grid::fit },
+    HeadKind { name: "gaussian_yolo", fit: heads::gaussian_yolo::fit },
 ];
 
 /// What heads look at to tell whether a network is theirs.

@@ -45,6 +45,20 @@ fn suppresses(a: &[f32; 4], b: &[f32; 4], iou_threshold: f32) -> bool {
     inter > iou_threshold * union
 }
 
+/// True when the overlap of the two, less for centres that lie apart, is above the threshold: IoU − (d²/c²)^beta, with d
+/// between the centres and c the diagonal of the box around both. Zheng et al., "Distance-IoU Loss", arXiv 1911.08287.
+fn suppresses_by_distance(a: &[f32; 4], b: &[f32; 4], threshold: f32, beta: f32) -> bool {
+    let w = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
+    let h = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
+    let inter = w * h;
+    let union = area(a) + area(b) - inter;
+    let (around_w, around_h) = (a[2].max(b[2]) - a[0].min(b[0]), a[3].max(b[3]) - a[1].min(b[1]));
+    let diagonal = around_w * around_w + around_h * around_h;
+    let (x, y) = ((a[0] + a[2] - b[0] - b[2]) * 0.5, (a[1] + a[3] - b[1] - b[3]) * 0.5);
+    let apart = if diagonal > 0.0 { ((x * x + y * y) / diagonal).powf(beta) } else { 0.0 };
+    inter > (threshold + apart) * union
+}
+
 /// A coordinate of the network's input in the picture, clipped to it.
 fn pixel_from_model(x: f32, offset: f32, scale: f32, limit: u32) -> f32 {
     ((x - offset) / scale).max(0.0).min(limit as f32)
@@ -85,7 +99,20 @@ pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDe
 
 /// Keeps at most `max` of the candidates, best first, in model pixels: the same as [`twin`] before its mapping, for
 /// any number of candidates. Each candidate is only compared with those kept of its own class.
-pub fn run(mut candidates: Vec<RawDetection>, iou_threshold: f32, max: usize) -> Vec<RawDetection> {
+pub fn run(candidates: Vec<RawDetection>, iou_threshold: f32, max: usize) -> Vec<RawDetection> {
+    run_by(candidates, max, |kept, other| suppresses(kept, other, iou_threshold))
+}
+
+/// As [`run`], but with IoU − (d²/c²)^`beta` for the overlap: d between the centres, c the diagonal of the box around both.
+pub fn run_by_distance(candidates: Vec<RawDetection>, threshold: f32, beta: f32, max: usize) -> Vec<RawDetection> {
+    run_by(candidates, max, |kept, other| suppresses_by_distance(kept, other, threshold, beta))
+}
+
+fn run_by(
+    mut candidates: Vec<RawDetection>,
+    max: usize,
+    suppresses: impl Fn(&[f32; 4], &[f32; 4]) -> bool,
+) -> Vec<RawDetection> {
     candidates.sort_unstable_by(order);
     let mut kept: Vec<RawDetection> = Vec::new();
     let mut of_class: BTreeMap<u32, Vec<[f32; 4]>> = BTreeMap::new();
@@ -94,7 +121,7 @@ pub fn run(mut candidates: Vec<RawDetection>, iou_threshold: f32, max: usize) ->
             break;
         }
         let rivals = of_class.entry(candidate.class).or_default();
-        if !rivals.iter().any(|k| suppresses(k, &candidate.bounds, iou_threshold)) {
+        if !rivals.iter().any(|k| suppresses(k, &candidate.bounds)) {
             rivals.push(candidate.bounds);
             kept.push(candidate);
         }
@@ -186,6 +213,29 @@ mod tests {
         ];
         let kept: Vec<u32> = run(candidates, 0.45, 10).iter().map(|d| d.anchor).collect();
         assert_eq!(kept, [0, 1, 2]);
+    }
+
+    #[test]
+    fn distance_spares_what_lies_apart() {
+        let one = |x: f32, w: f32, score, anchor| {
+            let bounds = [x, 0.0, x + w, 10.0];
+            RawDetection { bounds, score, class: 0, anchor, reserved: 0 }
+        };
+        // IoU 6/14 with d² = 16 and c² = 14² + 10²; IoU 0.5 with the same centre.
+        let candidates = vec![one(0.0, 10.0, 0.9, 0), one(4.0, 10.0, 0.8, 1), one(2.5, 5.0, 0.7, 2)];
+        let kept = |threshold, beta| {
+            let kept = run_by_distance(candidates.clone(), threshold, beta, 10);
+            kept.iter().map(|d| d.anchor).collect::<Vec<_>>()
+        };
+        let term = (16.0f64 / 296.0).powf(0.6) as f32;
+        let overlap = 6.0 / 14.0 - term;
+        assert_eq!(kept(overlap - 1e-3, 0.6), [0]);
+        assert_eq!(kept(overlap + 1e-3, 0.6), [0, 1]);
+        assert_eq!(kept(0.42, 9.0), [0]);
+        assert_eq!(kept(0.51, 0.6), [0, 1, 2]);
+        // Nothing around empty boxes in one place.
+        let empty = vec![one(5.0, 0.0, 0.9, 0); 2];
+        assert_eq!(run_by_distance(empty, 0.45, 0.6, 10).len(), 2);
     }
 
     #[test]

@@ -64,17 +64,64 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
 }
 
-/// What an importer knows of a detection head (Darknet's `[yolo]` sections carry their anchors with them).
+/// What an importer knows of a detection head: Darknet's head sections carry their anchors with them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DarknetHead {
-    /// The raw feature map `[1, anchors·(5+classes), h, w]` of this head; one of the graph's outputs.
+    /// What the section reads, not activated; one of the graph's outputs.
     pub output: ValueId,
-    /// Width and height of each anchor in pixels of the network's input.
-    pub anchors_px: Vec<[f32; 2]>,
     pub classes: usize,
-    pub scale_x_y: f32,
-    /// Boxes and scores leave the network already activated (Scaled-YOLOv4, YOLOv7).
-    pub new_coords: bool,
+    pub nms: DarknetNms,
+    pub layout: DarknetLayout,
+}
+
+/// Which overlaps a head's section wants suppressed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DarknetNms {
+    /// IoU above the threshold.
+    Greedy,
+    /// IoU − (d²/c²)^beta above the threshold: d between the centres, c the diagonal of the box around both.
+    Distance { beta: f32 },
+}
+
+/// Which point of a box the network gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoxPoint {
+    Centre,
+    LeftTop,
+    RightBottom,
+}
+
+/// What the numbers of a Darknet head are. C: classes, A: number of anchors.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DarknetLayout {
+    /// `[yolo]`: `[1, A·(5+C), h, w]`; x y w h objectness classes.
+    Yolo {
+        /// Width and height of each anchor in pixels of the network's input.
+        anchors_px: Vec<[f32; 2]>,
+        scale_x_y: f32,
+        /// Boxes and scores leave the network already activated (Scaled-YOLOv4, YOLOv7).
+        new_coords: bool,
+    },
+    /// `[Gaussian_yolo]`: `[1, A·(9+C), h, w]`; x σx y σy w σw h σh objectness classes.
+    GaussianYolo { anchors_px: Vec<[f32; 2]>, scale_x_y: f32, point: BoxPoint },
+    /// `[region]`: `[1, A·(coords+1+C), h, w]`; x y w h, further coords, objectness, classes.
+    Region {
+        /// In cells of the grid.
+        anchors_cells: Vec<[f32; 2]>,
+        coords: usize,
+        /// Over the classes of an anchor; else logistic.
+        softmax: bool,
+    },
+    /// `[detection]`: `[1, side²·(C + 5·boxes), 1, 1]`: classes of every cell, confidences, boxes.
+    Detection {
+        side: usize,
+        /// Boxes per cell.
+        boxes: usize,
+        /// Widths and heights are given as square roots.
+        square_root: bool,
+        /// Over the classes of a cell.
+        softmax: bool,
+    },
 }
 
 /// Which kind of file a graph came from.

@@ -100,7 +100,7 @@ pub fn cases() -> Vec<Case> {
                 first,
             };
             let maps = vec![map(0, 3, 2, 0), map(1, 6, 4, 18)];
-            let head = YoloAnchors { classes: 9, maps, input_px: [96, 64] };
+            let head = YoloAnchors { classes: 9, maps, input_px: [96, 64], distance_beta: None };
             let name = if new_coords { "darknet new_coords" } else { "darknet" };
             add(name, Box::new(head), &[vec![1, 42, 2, 3], vec![1, 42, 4, 6]]);
         }

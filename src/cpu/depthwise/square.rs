@@ -20,9 +20,32 @@ macro_rules! unrolled {
 }
 
 impl Rows<'_> {
+    /// Bands of `R` output rows from `y` on, of `left` rows in all; the number of rows done, 0 when they are too few for a
+    /// band or too short for a square.
+    #[inline(always)]
+    pub(super) unsafe fn bands<V: Vector, const K: usize, const S: usize, const R: usize>(
+        &self,
+        n: usize,
+        y: usize,
+        left: usize,
+    ) -> usize {
+        if left < R || self.depthwise.dst.width < SQUARE {
+            return 0;
+        }
+        let mut done = 0;
+        while done < left {
+            // The last band computes some rows again rather than few of its own.
+            let first = done.min(left - R);
+            // SAFETY: rows and columns of dst.
+            unsafe { self.band::<V, K, S, R>(n, y + first) };
+            done = first + R;
+        }
+        done
+    }
+
     /// `R` output rows.
     #[inline(always)]
-    pub(super) unsafe fn band<V: Vector, const K: usize, const S: usize, const R: usize>(&self, n: usize, y: usize) {
+    unsafe fn band<V: Vector, const K: usize, const S: usize, const R: usize>(&self, n: usize, y: usize) {
         let d = self.depthwise;
         let [top, left, ..] = d.window.pads;
         let inside =
@@ -30,13 +53,19 @@ impl Rows<'_> {
         let rows_inside = inside(y, top, R, d.src.height);
         let mut x = 0;
         loop {
+            let is_inside = rows_inside && inside(x, left, SQUARE, d.src.width);
+            let whole = d.dst.channels - d.dst.channels % V::LANES;
             // SAFETY: a square of dst; without a border its windows are inside.
             unsafe {
-                if rows_inside && inside(x, left, SQUARE, d.src.width) {
-                    self.square::<V, K, S, R>(n, y, x);
-                } else {
-                    self.border_square::<V, K, S, R>(n, y, x);
+                if is_inside {
+                    self.square::<V, K, S, R>(n, y, x, whole);
                 }
+                if !is_inside || whole < d.dst.channels {
+                    self.square_by_table::<V, K, S, R>(n, y, x, if is_inside { whole } else { 0 });
+                }
+            }
+            for y in y..y + R {
+                self.finish(n, y, x, SQUARE);
             }
             if x + SQUARE == d.dst.width {
                 return;
@@ -46,14 +75,14 @@ impl Rows<'_> {
         }
     }
 
-    /// A square some of whose windows leave the picture: there they see zeros.
+    /// Channels from `first` on of a square whose windows may leave the picture: there they see zeros.
     #[inline(always)]
-    #[allow(clippy::absurd_extreme_comparisons)] // the constants of `unrolled` include 0
-    unsafe fn border_square<V: Vector, const K: usize, const S: usize, const R: usize>(
+    unsafe fn square_by_table<V: Vector, const K: usize, const S: usize, const R: usize>(
         &self,
         n: usize,
         y: usize,
         x: usize,
+        first: usize,
     ) {
         let d = self.depthwise;
         let [top, left, ..] = d.window.pads;
@@ -69,29 +98,44 @@ impl Rows<'_> {
         }
         let channels = d.dst.channels;
         let dst = self.maps.dst.wrapping_add(distance(&d.dst, n, y, x));
-        let mut c = 0;
-        while c < channels {
-            let partial = (channels - c < V::LANES).then_some(channels - c);
-            // SAFETY: pixels of src, or zeros; `c` is inside the channels.
-            unsafe {
-                let mut sums = [[V::load(d.bias.as_ptr().add(c)); SQUARE]; R];
-                let weights = d.weights.as_ptr().add(c);
-                unrolled!(i, 0 1 2 3 4 5 6 7 8, {
-                    if i < (R - 1) * S + K {
-                        unrolled!(j, 0 1 2 3 4 5 6 7 8 9 10, {
-                            if j < (SQUARE - 1) * S + K {
-                                let value = load::<V>(from[i][j].add(c), partial);
-                                self.use_value::<V, K, S, R>((i, j), value, weights, &mut sums);
-                            }
-                        });
-                    }
-                });
-                self.store_square(sums, dst.add(c), partial);
+        // SAFETY: pixels of src, or zeros; `c` is inside the channels.
+        unsafe {
+            let mut c = first;
+            while c + V::LANES <= channels {
+                self.table_block::<V, K, S, R>(&from, dst.add(c), c, None);
+                c += V::LANES;
             }
-            c += V::LANES;
+            if c < channels {
+                self.table_block::<V, K, S, R>(&from, dst.add(c), c, Some(channels - c));
+            }
         }
-        for y in y..y + R {
-            self.finish(n, y, x, SQUARE);
+    }
+
+    #[inline(always)]
+    #[allow(clippy::absurd_extreme_comparisons)] // the constants of `unrolled` include 0
+    unsafe fn table_block<V: Vector, const K: usize, const S: usize, const R: usize>(
+        &self,
+        from: &[[*const f32; WINDOWS_ACROSS]; WINDOWS_DOWN],
+        dst: *mut f32,
+        c: usize,
+        partial: Option<usize>,
+    ) {
+        let d = self.depthwise;
+        // SAFETY: see `square_by_table`.
+        unsafe {
+            let mut sums = [[V::load(d.bias.as_ptr().add(c)); SQUARE]; R];
+            let weights = d.weights.as_ptr().add(c);
+            unrolled!(i, 0 1 2 3 4 5 6 7 8, {
+                if i < (R - 1) * S + K {
+                    unrolled!(j, 0 1 2 3 4 5 6 7 8 9 10, {
+                        if j < (SQUARE - 1) * S + K {
+                            let value = load::<V>(from[i][j].add(c), partial);
+                            self.use_value::<V, K, S, R>((i, j), value, weights, &mut sums);
+                        }
+                    });
+                }
+            });
+            self.store_square(sums, dst, partial);
         }
     }
 
@@ -139,58 +183,43 @@ impl Rows<'_> {
         }
     }
 
-    /// `R` rows of `SQUARE` pixels: every input vector is loaded once for all the windows that it is in.
+    /// The first `whole` channels, whole vectors of them, of `R` rows of `SQUARE` pixels whose windows are inside the
+    /// picture: every input vector is loaded once for all the windows that it is in.
     #[inline(always)]
-    unsafe fn square<V: Vector, const K: usize, const S: usize, const R: usize>(&self, n: usize, y: usize, x: usize) {
+    #[allow(clippy::absurd_extreme_comparisons)] // the constants of `unrolled` include 0
+    unsafe fn square<V: Vector, const K: usize, const S: usize, const R: usize>(
+        &self,
+        n: usize,
+        y: usize,
+        x: usize,
+        whole: usize,
+    ) {
         let d = self.depthwise;
         let [top, left, ..] = d.window.pads;
         let src = self.maps.src.wrapping_add(distance(&d.src, n, y * S - top, x * S - left));
         let dst = self.maps.dst.wrapping_add(distance(&d.dst, n, y, x));
-        let channels = d.dst.channels;
-        // SAFETY: by contract; `c` is inside the channels.
-        unsafe {
-            let mut c = 0;
-            while c + V::LANES <= channels {
-                self.square_block::<V, K, S, R>(src.add(c), dst.add(c), c, None);
-                c += V::LANES;
-            }
-            if c < channels {
-                self.square_block::<V, K, S, R>(src.add(c), dst.add(c), c, Some(channels - c));
-            }
-        }
-        for y in y..y + R {
-            self.finish(n, y, x, SQUARE);
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::absurd_extreme_comparisons)] // the constants of `unrolled` include 0
-    unsafe fn square_block<V: Vector, const K: usize, const S: usize, const R: usize>(
-        &self,
-        src: *const f32,
-        dst: *mut f32,
-        c: usize,
-        partial: Option<usize>,
-    ) {
-        let d = self.depthwise;
         let pixel = d.src.pixel_stride;
-        // SAFETY: see `square`.
-        unsafe {
-            let mut sums = [[V::load(d.bias.as_ptr().add(c)); SQUARE]; R];
-            let weights = d.weights.as_ptr().add(c);
-            // Written out, because LLVM leaves loops of this size rolled and then keeps the sums in memory.
-            unrolled!(i, 0 1 2 3 4 5 6 7 8, {
-                if i < (R - 1) * S + K {
-                    let row = src.add(i * d.src.row_stride);
-                    unrolled!(j, 0 1 2 3 4 5 6 7 8 9 10, {
-                        if j < (SQUARE - 1) * S + K {
-                            let value = load::<V>(row.add(j * pixel), partial);
-                            self.use_value::<V, K, S, R>((i, j), value, weights, &mut sums);
-                        }
-                    });
-                }
-            });
-            self.store_square(sums, dst, partial);
+        let mut c = 0;
+        while c < whole {
+            // SAFETY: by contract; `c` is inside the channels.
+            unsafe {
+                let mut sums = [[V::load(d.bias.as_ptr().add(c)); SQUARE]; R];
+                let weights = d.weights.as_ptr().add(c);
+                // Written out, because LLVM leaves loops of this size rolled and then keeps the sums in memory.
+                unrolled!(i, 0 1 2 3 4 5 6 7 8, {
+                    if i < (R - 1) * S + K {
+                        let row = src.add(i * d.src.row_stride + c);
+                        unrolled!(j, 0 1 2 3 4 5 6 7 8 9 10, {
+                            if j < (SQUARE - 1) * S + K {
+                                let value = V::load(row.add(j * pixel));
+                                self.use_value::<V, K, S, R>((i, j), value, weights, &mut sums);
+                            }
+                        });
+                    }
+                });
+                self.store_square(sums, dst.add(c), None);
+            }
+            c += V::LANES;
         }
     }
 }

@@ -19,6 +19,7 @@ unsafe fn first(count: usize) -> __m256i {
 
 impl Vector for Avx2 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

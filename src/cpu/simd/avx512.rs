@@ -16,6 +16,7 @@ unsafe fn first(count: usize) -> __mmask16 {
 
 impl Vector for Avx512 {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

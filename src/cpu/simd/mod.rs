@@ -29,6 +29,8 @@ use super::Isa;
 /// at any alignment.
 pub trait Vector: Copy {
     const LANES: usize;
+    /// How many of them the processor has.
+    const REGISTERS: usize;
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;

@@ -10,6 +10,7 @@ pub struct Neon(float32x4_t);
 
 impl Vector for Neon {
     const LANES: usize = 4;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -15,6 +15,8 @@ macro_rules! lanewise {
 
 impl Vector for Portable {
     const LANES: usize = 4;
+    // Of the smallest processor with floating point, the ARM1176: 32 single numbers.
+    const REGISTERS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -1,8 +1,12 @@
-//! One file per head family; each has a shader of the same stem in `shaders/decode`.
+//! One file per head family; each has a shader of the same stem in `shaders/decode`, if it runs on a GPU at all.
 
+mod darknet;
+pub mod detection_grid;
 pub mod fastestdet;
+pub mod gaussian_yolo;
 pub mod gfl;
 pub mod grid_anchor_free;
+pub mod region;
 pub mod ssd;
 pub mod yolo_anchors;
 pub mod yolo_v8;

@@ -7,13 +7,12 @@
 //! activated: `cx = (i + x·α − β)·W/w`, `bw = (2w)²·A_w`. y and h alike.
 //! Redmon and Farhadi, "YOLOv3", arXiv 1804.02767; Wang et al., "Scaled-YOLOv4", arXiv 2011.08036.
 
-use crate::convert::ChannelOrder;
+use super::darknet;
 use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, spread};
-use crate::decode::labels::Labels;
 use crate::decode::scan::{Matrix, corners, logistic, scan, side};
+use crate::infer::graph::DarknetLayout;
 use crate::infer::plan::View;
-use crate::letterbox::Fit;
 use crate::shader::{Precision, Variant, f32_literal};
 
 const STEM: &str = "yolo_anchors";
@@ -39,58 +38,43 @@ pub struct YoloAnchors {
     pub maps: Vec<AnchorMap>,
     /// Width and height of the network's input.
     pub input_px: [usize; 2],
+    /// See [`Head::distance_beta`].
+    pub distance_beta: Option<f32>,
 }
 
-/// Darknet: stretched, RGB, levels divided by 255.
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
-    let heads = &signature.graph.darknet_heads;
-    let Some(classes) = heads.first().map(|h| h.classes) else {
-        return Err("the file describes no [yolo] section with anchors".to_string());
-    };
+    let mut classes = 0;
     let mut maps = Vec::new();
     let mut first = 0;
-    for head in heads {
-        let Some(output) = signature.graph.outputs.iter().position(|&o| o == head.output) else {
-            return Err(format!(
-                "the map {} of a [yolo] section is no output",
-                signature.graph.value(head.output).name
-            ));
+    for head in &signature.graph.darknet_heads {
+        let DarknetLayout::Yolo { anchors_px, scale_x_y, new_coords } = &head.layout else {
+            return Err("its heads are no [yolo] sections".to_string());
         };
-        let shape = signature.outputs[output].1;
-        let channels = head.anchors_px.len() * (5 + classes);
-        match *shape {
-            [1, c, rows, cols] if c == channels && channels > 0 && head.classes == classes && rows > 0 && cols > 0 => {
-                maps.push(AnchorMap {
-                    output,
-                    cols,
-                    rows,
-                    anchors_px: head.anchors_px.clone(),
-                    scale_x_y: head.scale_x_y,
-                    new_coords: head.new_coords,
-                    first,
-                });
-                first += head.anchors_px.len() * rows * cols;
-            }
-            _ => {
-                return Err(format!(
-                    "a [yolo] section with {} anchors and {} classes needs a map [1, {channels}, h, w], not {shape:?}",
-                    head.anchors_px.len(),
-                    head.classes
-                ));
-            }
+        if maps.is_empty() {
+            classes = head.classes;
         }
+        let (output, [rows, cols]) = darknet::map_of(signature, head, anchors_px.len() * (5 + classes))?;
+        if head.classes != classes {
+            return Err(format!("its [yolo] sections have {classes} and {} classes", head.classes));
+        }
+        maps.push(AnchorMap {
+            output,
+            cols,
+            rows,
+            anchors_px: anchors_px.clone(),
+            scale_x_y: *scale_x_y,
+            new_coords: *new_coords,
+            first,
+        });
+        first += anchors_px.len() * rows * cols;
     }
-    let (mean, std) = super::UNIT;
-    Ok(Fitted {
-        head: Box::new(YoloAnchors { classes, maps, input_px: [signature.width, signature.height] }),
-        fit: Fit::Stretch,
-        order: ChannelOrder::Rgb,
-        mean,
-        std,
-        score_threshold: 0.35,
-        iou_threshold: 0.45,
-        labels: Labels::usual(classes),
-    })
+    if maps.is_empty() {
+        return Err("the file describes no [yolo] section with anchors".to_string());
+    }
+    let input_px = [signature.width, signature.height];
+    let distance_beta = darknet::distance_beta(&signature.graph.darknet_heads);
+    let head = YoloAnchors { classes, maps, input_px, distance_beta };
+    Ok(darknet::fitted(signature, Box::new(head)))
 }
 
 impl AnchorMap {
@@ -115,6 +99,10 @@ impl Head for YoloAnchors {
 
     fn anchors(&self) -> usize {
         self.maps.iter().map(|m| m.anchors_px.len() * m.cols * m.rows).sum()
+    }
+
+    fn distance_beta(&self) -> Option<f32> {
+        self.distance_beta
     }
 
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
@@ -201,7 +189,7 @@ impl Head for YoloAnchors {
 mod tests {
     use super::super::testing::{Expected, Table, assert_same, decode, graph, noise};
     use crate::decode::head::recognise;
-    use crate::infer::graph::DarknetHead;
+    use crate::infer::graph::{DarknetHead, DarknetLayout, DarknetNms};
 
     #[test]
     fn maps_by_definition() {
@@ -215,10 +203,9 @@ mod tests {
             for n in 0..2 {
                 g.darknet_heads.push(DarknetHead {
                     output: g.outputs[n],
-                    anchors_px: anchors[n].to_vec(),
                     classes,
-                    scale_x_y: alpha[n],
-                    new_coords,
+                    nms: DarknetNms::Greedy,
+                    layout: DarknetLayout::Yolo { anchors_px: anchors[n].to_vec(), scale_x_y: alpha[n], new_coords },
                 });
             }
             let r = recognise(&g, None).unwrap();
@@ -267,10 +254,9 @@ mod tests {
         let mut g = graph(96, 64, &[("a", &[1, 17, 2, 3], &["Conv"])]);
         g.darknet_heads.push(DarknetHead {
             output: g.outputs[0],
-            anchors_px: vec![[1.0, 1.0]; 2],
             classes: 4,
-            scale_x_y: 1.0,
-            new_coords: false,
+            nms: DarknetNms::Greedy,
+            layout: DarknetLayout::Yolo { anchors_px: vec![[1.0; 2]; 2], scale_x_y: 1.0, new_coords: false },
         });
         let error = recognise(&g, Some("darknet")).unwrap_err().to_string();
         assert!(error.contains("[1, 18, h, w]"), "{error}");
