@@ -256,8 +256,8 @@ impl Detector {
                 ms.convert = lap_ms(&mut lap);
                 let found = frame_loop.detections(submission)?;
                 ms.infer = lap_ms(&mut lap);
-                // What the shaders cannot do (several classes an anchor, landmarks) is done on the host from the outputs.
-                if found.is_none() || !decoder.head().landmark_outputs().is_empty() {
+                // What the shaders cannot do (several classes an anchor, landmarks, masks) is done on the host from the outputs.
+                if found.is_none() || decoder.head().has_details() {
                     let outputs = crate::gpu::frame_loop::read_output_buffers(gpu)?;
                     let outputs: Vec<OutputRef<'_>> =
                         outputs.iter().map(|(values, view)| OutputRef { values, view }).collect();

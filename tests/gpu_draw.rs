@@ -62,7 +62,7 @@ fn named(raw: &[RawDetection]) -> Vec<Detection> {
             label: LABELS[d.class as usize % LABELS.len()].to_string(),
             score: d.score,
             bounds: d.bounds,
-            landmarks: Vec::new(),
+            ..Detection::default()
         })
         .collect()
 }

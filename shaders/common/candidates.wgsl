@@ -18,7 +18,8 @@ struct Candidates {
     score_threshold: f32,
     iou_threshold: f32,
     max_detections: u32,
-    reserved_0: u32,
+    // 1: nothing suppresses anything
+    keep_all: u32,
     picture_px: vec2<u32>,
     // model = picture * scale + offset
     scale: vec2<f32>,

@@ -9,7 +9,7 @@
 // 3. What an earlier round kept kills its rivals in this one.
 // 4. From the best on: a candidate that is alive is kept and kills the later ones of its class with
 //    inter > iou_threshold * union. Each thread holds four sorted candidates in registers.
-// Then the kept ones are written with picture = clamp((model - offset) / scale, 0, picture size).
+// With keep_all nothing kills anything. Then the kept ones are written with picture = clamp((model - offset) / scale, 0, picture size).
 //
 // Bindings: 0 candidates (header + items, see shaders/common/candidates.wgsl), 1 detections (header of 16 words:
 // count, number of candidates found, reserved; then Candidate items, best first).
@@ -70,6 +70,9 @@ fn area(b: vec4<f32>) -> f32 {
 
 // True when b overlaps a by more than the threshold.
 fn suppresses(a: vec4<f32>, b: vec4<f32>, threshold: f32) -> bool {
+    if (candidates.keep_all != 0u) {
+        return false;
+    }
     let w = max(min(a.z, b.z) - max(a.x, b.x), 0.0);
     let h = max(min(a.w, b.w) - max(a.y, b.y), 0.0);
     let inter = w * h;

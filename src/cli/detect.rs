@@ -169,6 +169,16 @@ pub fn json_detections(found: &[Detection]) -> serde_json::Value {
             if !d.landmarks.is_empty() {
                 one["landmarks"] = d.landmarks.iter().map(|p| p.map(|v| rounded(v, 3))).collect();
             }
+            if !d.visibility.is_empty() {
+                one["visibility"] = d.visibility.iter().map(|&v| rounded(v, 5)).collect();
+            }
+            if let Some(quad) = &d.quad {
+                one["corners"] = quad.corners.iter().map(|p| p.map(|v| rounded(v, 3))).collect();
+                one["angle"] = rounded(quad.angle, 5).into();
+            }
+            if let Some(mask) = &d.mask {
+                one["mask"] = json!({ "box": mask.bounds_px, "runs": mask.runs });
+            }
             one
         })
         .collect()

@@ -26,7 +26,8 @@ pub struct CandidatesHeader {
     pub score_threshold: f32,
     pub iou_threshold: f32,
     pub max_detections: u32,
-    pub reserved_0: u32,
+    /// 1: nothing suppresses anything, for networks whose boxes are final.
+    pub keep_all: u32,
     pub picture_px: [u32; 2],
     pub scale: [f32; 2],
     pub offset_px: [f32; 2],
@@ -49,7 +50,7 @@ impl CandidatesHeader {
             score_threshold,
             iou_threshold,
             max_detections: max_detections.min(NMS_CAPACITY) as u32,
-            reserved_0: 0,
+            keep_all: 0,
             picture_px: letterbox.picture_px,
             scale: letterbox.scale,
             offset_px: letterbox.offset_px,

@@ -1,9 +1,10 @@
 //! From outputs to detections: a recognised head with the thresholds, labels and options of one session.
 
 use super::candidates::{CandidatesHeader, GpuDecode, NMS_CAPACITY};
-use super::head::{DecodeError, Head, OutputRef, Recognised, ScoreFilter, recognise};
+use super::head::{DecodeError, Details, Head, OutputRef, Recognised, ScoreFilter, Suppression, recognise};
 use super::labels::Labels;
 use super::nms;
+use super::rotated::RotatedBox;
 use super::scan::box_in_picture;
 use super::{Detection, RawDetection};
 use crate::convert::Preprocess;
@@ -125,9 +126,13 @@ impl Decoder {
     pub fn decode(&self, outputs: &[OutputRef<'_>], letterbox: &Letterbox) -> Result<Vec<RawDetection>, DecodeError> {
         let candidates = self.candidates(outputs)?;
         let (threshold, max) = (self.iou_threshold, self.max_detections);
-        let mut kept = match self.head.distance_beta() {
-            None => nms::run(candidates, threshold, max),
-            Some(beta) => nms::run_by_distance(candidates, threshold, beta, max),
+        let mut kept = match self.head.suppression() {
+            Suppression::Iou => nms::run(candidates, threshold, max),
+            Suppression::Distance { beta } => nms::run_by_distance(candidates, threshold, beta, max),
+            Suppression::Rotated => nms::run_rotated(candidates, threshold, max, |c| {
+                self.head.details(outputs, c.anchor).rotated.unwrap_or_else(|| RotatedBox::upright(c.bounds))
+            }),
+            Suppression::None => nms::keep_best(candidates, max),
         };
         for d in &mut kept {
             d.bounds = box_in_picture(d.bounds, letterbox);
@@ -135,8 +140,9 @@ impl Decoder {
         Ok(kept)
     }
 
-    /// Names detections, on whichever backend they were found, and adds landmarks if the outputs are given. Drops
-    /// classes that were not asked for (a GPU finds them all).
+    /// Names detections, on whichever backend they were found, and adds what else the head knows of them (landmarks,
+    /// turned boxes, masks) if the outputs are given. Drops classes that were not
+    /// asked for (a GPU finds them all).
     pub fn detections(
         &self,
         found: &[RawDetection],
@@ -146,17 +152,18 @@ impl Decoder {
         found
             .iter()
             .filter(|d| self.shows(d.class))
-            .map(|d| Detection {
-                class: d.class,
-                label: self.labels.name(d.class),
-                score: d.score,
-                bounds: d.bounds,
-                landmarks: outputs
-                    .map(|o| self.head.landmarks(o, d.anchor))
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|p| letterbox.pixel_from_model(p))
-                    .collect(),
+            .map(|d| {
+                let details = outputs.map_or_else(Details::default, |o| self.head.details(o, d.anchor));
+                Detection {
+                    class: d.class,
+                    label: self.labels.name(d.class),
+                    score: d.score,
+                    bounds: d.bounds,
+                    landmarks: details.landmarks.into_iter().map(|p| letterbox.pixel_from_model(p)).collect(),
+                    visibility: details.visibility,
+                    quad: details.rotated.map(|r| r.in_picture(letterbox)),
+                    mask: details.mask.map(|m| m.in_picture(d.bounds, letterbox)),
+                }
             })
             .collect()
     }
@@ -164,15 +171,20 @@ impl Decoder {
     /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (a head without a shader or with
     /// another suppression, several classes per anchor, more detections than the shader keeps).
     pub fn gpu(&self, views: &[View], precision: Precision) -> Option<GpuDecode> {
-        let shaders = self.head.has_shader() && self.head.distance_beta().is_none();
-        (shaders && !self.multi_label && self.max_detections <= NMS_CAPACITY)
+        let shaders = self.head.has_shader();
+        let suppresses = matches!(self.head.suppression(), Suppression::Iou | Suppression::None);
+        (shaders && suppresses && !self.multi_label && self.max_detections <= NMS_CAPACITY)
             .then(|| GpuDecode::new(&*self.head, views, precision, self.max_detections))
     }
 
     /// The head of the candidates buffer for a frame.
     pub fn candidates_header(&self, letterbox: &Letterbox) -> CandidatesHeader {
         let capacity = self.head.anchors();
-        CandidatesHeader::new(letterbox, capacity, self.score_threshold, self.iou_threshold, self.max_detections)
+        let (score, iou) = (self.score_threshold, self.iou_threshold);
+        CandidatesHeader {
+            keep_all: u32::from(self.head.suppression() == Suppression::None),
+            ..CandidatesHeader::new(letterbox, capacity, score, iou, self.max_detections)
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use super::RawDetection;
 use super::heads;
 use super::labels::Labels;
+use super::mask::MaskGrid;
+use super::rotated::RotatedBox;
 use crate::convert::{ChannelOrder, Preprocess};
 use crate::infer::graph::{Graph, ValueId};
 use crate::infer::plan::View;
@@ -50,6 +52,30 @@ pub struct ScoreFilter {
     pub multi_label: bool,
 }
 
+/// Which overlaps are thinned out, among candidates of one class. On a GPU: [`Suppression::Iou`] and
+/// [`Suppression::None`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Suppression {
+    /// IoU above the threshold.
+    Iou,
+    /// IoU − (d²/c²)^beta above the threshold, see [`super::nms::run_by_distance`].
+    Distance { beta: f32 },
+    /// Probabilistic IoU of [`Details::rotated`] above the threshold.
+    Rotated,
+    /// None: what leaves the network is final.
+    None,
+}
+
+/// What a head tells of an object besides box, class and score; all in pixels of the network's input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details {
+    pub landmarks: Vec<[f32; 2]>,
+    /// One a landmark, 0 to 1, or none.
+    pub visibility: Vec<f32>,
+    pub rotated: Option<RotatedBox>,
+    pub mask: Option<MaskGrid>,
+}
+
 /// A detection head with everything fixed but the outputs' values.
 pub trait Head: Debug + Send + Sync {
     /// Stem of the shader and of the twin's file.
@@ -64,9 +90,8 @@ pub trait Head: Debug + Send + Sync {
     /// network in the order of the file.
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>);
 
-    /// Where overlaps are less for boxes whose centres lie apart: beta of [`super::nms::run_by_distance`]. On the CPU only.
-    fn distance_beta(&self) -> Option<f32> {
-        None
+    fn suppression(&self) -> Suppression {
+        Suppression::Iou
     }
 
     /// False where only the twin can: the outputs are then read back for it.
@@ -78,14 +103,15 @@ pub trait Head: Debug + Send + Sync {
     /// of the outputs it binds, in order, after the candidates buffer. `views` are those of all outputs.
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)>;
 
-    /// Points of the object at an anchor, in pixels of the network's input.
-    fn landmarks(&self, _outputs: &[OutputRef<'_>], _anchor: u32) -> Vec<[f32; 2]> {
-        Vec::new()
+    /// Whether objects have [`Head::details`]: the outputs are then read back for them.
+    fn has_details(&self) -> bool {
+        false
     }
 
-    /// Outputs that [`Head::landmarks`] reads; empty where there are none.
-    fn landmark_outputs(&self) -> Vec<usize> {
-        Vec::new()
+    /// What else is known of the object at an anchor, as [`RawDetection::anchor`] counts them. Asked for what was kept,
+    /// and with [`Suppression::Rotated`] for every candidate.
+    fn details(&self, _outputs: &[OutputRef<'_>], _anchor: u32) -> Details {
+        Details::default()
     }
 }
 

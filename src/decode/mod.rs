@@ -9,13 +9,17 @@ pub mod decoder;
 pub mod head;
 pub mod heads;
 pub mod labels;
+pub mod mask;
 pub mod nms;
+pub mod rotated;
 pub mod scan;
 
 pub use candidates::{CandidatesHeader, DetectionsHeader, GpuBinding, GpuDecode};
 pub use decoder::{DecodeOptions, Decoder};
-pub use head::{DecodeError, Head, OutputRef, Recognised, ScoreFilter, recognise};
+pub use head::{DecodeError, Details, Head, OutputRef, Recognised, ScoreFilter, Suppression, recognise};
 pub use labels::Labels;
+pub use mask::Mask;
+pub use rotated::Quad;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -33,15 +37,21 @@ pub struct RawDetection {
 }
 
 /// A found object.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Detection {
     pub class: u32,
     pub label: String,
     /// 0 to 1.
     pub score: f32,
-    /// Left, top, right, bottom in pixels of the original picture.
+    /// Left, top, right, bottom in pixels of the original picture, clipped to it.
     pub bounds: [f32; 4],
     /// Points of the object in pixels of the original picture, in the order of the network (YuNet: right eye, left eye,
     /// nose tip, right and left corner of the mouth, as the person sees them). Empty where the network gives none.
     pub landmarks: Vec<[f32; 2]>,
+    /// How visible each landmark is, 0 to 1. Empty where the network does not say.
+    pub visibility: Vec<f32>,
+    /// The object's box where the network gives a turned one; `bounds` is then the upright box around it.
+    pub quad: Option<Quad>,
+    /// The object's pixels.
+    pub mask: Option<Mask>,
 }

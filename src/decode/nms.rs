@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::RawDetection;
 use super::candidates::CandidatesHeader;
+use super::rotated::{RotatedBox, probabilistic_iou};
 use crate::shader::{Variant, VariantBuilder};
 
 const STEM: &str = "nms";
@@ -81,6 +82,7 @@ pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDe
         kept.push(sorted[i]);
         for p in i + 1..sorted.len() {
             if alive[p]
+                && header.keep_all == 0
                 && sorted[p].class == sorted[i].class
                 && suppresses(&sorted[i].bounds, &sorted[p].bounds, header.iou_threshold)
             {
@@ -100,29 +102,48 @@ pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDe
 /// Keeps at most `max` of the candidates, best first, in model pixels: the same as [`twin`] before its mapping, for
 /// any number of candidates. Each candidate is only compared with those kept of its own class.
 pub fn run(candidates: Vec<RawDetection>, iou_threshold: f32, max: usize) -> Vec<RawDetection> {
-    run_by(candidates, max, |kept, other| suppresses(kept, other, iou_threshold))
+    run_by(candidates, max, |c| c.bounds, |kept, other| suppresses(kept, other, iou_threshold))
 }
 
 /// As [`run`], but with IoU − (d²/c²)^`beta` for the overlap: d between the centres, c the diagonal of the box around both.
 pub fn run_by_distance(candidates: Vec<RawDetection>, threshold: f32, beta: f32, max: usize) -> Vec<RawDetection> {
-    run_by(candidates, max, |kept, other| suppresses_by_distance(kept, other, threshold, beta))
+    run_by(candidates, max, |c| c.bounds, |kept, other| suppresses_by_distance(kept, other, threshold, beta))
 }
 
-fn run_by(
+/// As [`run`], but with the probabilistic IoU of the turned boxes that `box_of` gives.
+pub fn run_rotated(
+    candidates: Vec<RawDetection>,
+    threshold: f32,
+    max: usize,
+    box_of: impl Fn(&RawDetection) -> RotatedBox,
+) -> Vec<RawDetection> {
+    run_by(candidates, max, box_of, |kept, other| probabilistic_iou(kept, other) > threshold)
+}
+
+/// Keeps at most `max`, best first: for networks that suppress overlaps themselves.
+pub fn keep_best(mut candidates: Vec<RawDetection>, max: usize) -> Vec<RawDetection> {
+    candidates.sort_unstable_by(order);
+    candidates.truncate(max);
+    candidates
+}
+
+fn run_by<B>(
     mut candidates: Vec<RawDetection>,
     max: usize,
-    suppresses: impl Fn(&[f32; 4], &[f32; 4]) -> bool,
+    box_of: impl Fn(&RawDetection) -> B,
+    suppresses: impl Fn(&B, &B) -> bool,
 ) -> Vec<RawDetection> {
     candidates.sort_unstable_by(order);
     let mut kept: Vec<RawDetection> = Vec::new();
-    let mut of_class: BTreeMap<u32, Vec<[f32; 4]>> = BTreeMap::new();
+    let mut of_class: BTreeMap<u32, Vec<B>> = BTreeMap::new();
     for candidate in candidates {
         if kept.len() >= max {
             break;
         }
         let rivals = of_class.entry(candidate.class).or_default();
-        if !rivals.iter().any(|k| suppresses(k, &candidate.bounds)) {
-            rivals.push(candidate.bounds);
+        let own = box_of(&candidate);
+        if !rivals.iter().any(|kept| suppresses(kept, &own)) {
+            rivals.push(own);
             kept.push(candidate);
         }
     }
@@ -236,6 +257,43 @@ mod tests {
         // Nothing around empty boxes in one place.
         let empty = vec![one(5.0, 0.0, 0.9, 0); 2];
         assert_eq!(run_by_distance(empty, 0.45, 0.6, 10).len(), 2);
+    }
+
+    #[test]
+    fn turned_boxes_overlap_as_they_lie() {
+        let one = |x: f32, angle: f32, score, anchor| {
+            let rotated = RotatedBox { centre: [x, 0.0], size: [40.0, 4.0], angle };
+            (rotated, RawDetection { bounds: rotated.bounds(), score, class: 0, anchor, reserved: 0 })
+        };
+        // The second crosses the first, the third lies on it, the fourth is far away.
+        let (boxes, candidates): (Vec<_>, Vec<_>) =
+            [one(0.0, 0.8, 0.9, 0), one(0.0, -0.8, 0.8, 1), one(1.0, 0.8, 0.7, 2), one(90.0, 0.8, 0.6, 3)]
+                .into_iter()
+                .unzip();
+        let kept = |max| -> Vec<u32> {
+            let kept = run_rotated(candidates.clone(), 0.5, max, |c| boxes[c.anchor as usize]);
+            kept.iter().map(|d| d.anchor).collect()
+        };
+        assert_eq!((kept(10), kept(2)), (vec![0, 1, 3], vec![0, 1]));
+        // Their upright boxes are all but the same.
+        assert_eq!(run(candidates, 0.5, 10).iter().map(|d| d.anchor).collect::<Vec<_>>(), [0, 3]);
+    }
+
+    #[test]
+    fn what_is_final_is_only_sorted() {
+        let letterbox = Letterbox::new(Fit::Stretch, [320, 320], [320, 320]);
+        let mut candidates = crowd(300, 4);
+        // Inside out, so that its area is negative.
+        candidates[7].bounds = [20.0, 10.0, 10.0, 30.0];
+        let kept = keep_best(candidates.clone(), 200);
+        assert_eq!(kept.len(), 200);
+        assert!(kept.is_sorted_by(|a, b| order(a, b).is_lt()));
+        let header = CandidatesHeader { keep_all: 1, ..CandidatesHeader::new(&letterbox, 300, 0.0, 0.1, 200) };
+        let twin = twin(&header, &candidates);
+        assert_eq!(
+            twin.iter().map(|d| d.anchor).collect::<Vec<_>>(),
+            kept.iter().map(|d| d.anchor).collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What is drawn: a list of rectangles of whole pixels.
 
 use super::font::Atlas;
-use super::layout::{LabelTable, lay_out};
-use super::palette::{Rgba, class_colour, outline_colour};
+use super::layout::{self, LabelTable};
+use super::palette::Rgba;
+use super::shapes;
 use crate::decode::{Detection, RawDetection};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
@@ -85,8 +86,9 @@ fn perimeter_half_px(picture_px: [u32; 2]) -> u32 {
 
 /// The rectangles for these detections, best first, on a picture of `picture_px` (width, height).
 ///
-/// All boxes come first, then all labels, then all landmarks; among each, the best comes last and so lies on top. A box with a coordinate that
-/// is not finite, one that is inside out, and one outside the picture draw nothing.
+/// All masks come first, then all boxes, all labels, all landmarks; among each, the best comes last and so lies on top. A
+/// turned box is drawn instead of the upright one around it. A box with a coordinate that is not finite, one that is
+/// inside out, and one outside the picture draw nothing, and so do landmarks that are more hidden than visible.
 pub fn instances(detections: &[Detection], picture_px: [u32; 2], style: &Style) -> Instances {
     let mut labels: Vec<(u32, &str)> = Vec::new();
     let mut index_of: HashMap<(u32, &str), u32> = HashMap::new();
@@ -103,38 +105,35 @@ pub fn instances(detections: &[Detection], picture_px: [u32; 2], style: &Style) 
         .collect();
     let atlas = style.atlas(picture_px);
     let table = LabelTable::new(labels, picture_px, style, &atlas);
-    let mut list = lay_out(&raw, &table, usize::MAX);
+    let mut list = Vec::new();
     for d in detections.iter().rev() {
-        list.extend(d.landmarks.iter().flat_map(|&point| landmark(point, d.class, picture_px, style)));
+        list.extend(d.mask.iter().flat_map(|mask| shapes::mask(mask, d.class, picture_px)));
+    }
+    let upright = |(d, r): (&Detection, &RawDetection)| d.quad.is_none().then_some(*r);
+    let upright: Vec<RawDetection> = detections.iter().zip(&raw).filter_map(upright).collect();
+    list.extend(layout::lay_out_boxes(&upright, &table));
+    for d in detections.iter().rev() {
+        list.extend(d.quad.iter().flat_map(|quad| shapes::quad(quad, d.class, picture_px, style.line_px(picture_px))));
+    }
+    list.extend(layout::lay_out_labels(&raw, &table));
+    for d in detections.iter().rev() {
+        let shown = |k: usize| d.visibility.get(k).is_none_or(|&v| v >= 0.5);
+        let points = d.landmarks.iter().enumerate().filter(|(k, _)| shown(*k));
+        list.extend(
+            points.flat_map(|(_, &point)| shapes::landmark(point, d.class, picture_px, style.line_px(picture_px))),
+        );
     }
     Instances { list, atlas }
-}
-
-/// A square on the pixel of a landmark, with a dark line around it; nothing when the point lies outside.
-fn landmark(point_px: [f32; 2], class: u32, picture_px: [u32; 2], style: &Style) -> Vec<Instance> {
-    let side = picture_px.map(|v| v.min(1 << 24) as i32);
-    let [x, y] = point_px.map(|v| v.floor());
-    if !(x >= 0.0 && y >= 0.0 && x < side[0] as f32 && y < side[1] as f32) {
-        return Vec::new();
-    }
-    let fill = class_colour(class);
-    let half_px = style.line_px(picture_px) as i32;
-    let square = |half_px: i32, colour| {
-        let [x, y] = [x as i32, y as i32];
-        let low = [(x - half_px).max(0), (y - half_px).max(0)];
-        let high = [(x + half_px + 1).min(side[0]), (y + half_px + 1).min(side[1])];
-        Instance { rect_px: [low[0], low[1], high[0], high[1]], texel_px: [0, 0], colour, source: SOLID }
-    };
-    vec![square(half_px + 1, outline_colour(fill)), square(half_px, fill)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draw::palette::ink_colour;
+    use crate::decode::{Mask, Quad};
+    use crate::draw::palette::{class_colour, ink_colour, outline_colour};
 
     fn found(bounds: [f32; 4]) -> Detection {
-        Detection { class: 2, label: "car".into(), score: 0.876, bounds, landmarks: Vec::new() }
+        Detection { class: 2, label: "car".into(), score: 0.876, bounds, ..Detection::default() }
     }
 
     /// The smallest rectangle around all those of a colour.
@@ -258,6 +257,31 @@ mod tests {
         assert_eq!(list[..without.len()], without);
         let squares: Vec<[i32; 4]> = list[without.len()..].iter().map(|i| i.rect_px).collect();
         assert_eq!(squares, [[18, 28, 23, 33], [19, 29, 22, 32], [0, 77, 3, 80], [0, 78, 2, 80]]);
+    }
+
+    #[test]
+    fn hidden_landmarks_are_not_drawn() {
+        let mut d = found([10.0, 10.0, 60.0, 60.0]);
+        let without = instances(&[d.clone()], [100, 80], &Style::default()).list.len();
+        d.landmarks = vec![[20.0, 30.0], [30.0, 30.0], [40.0, 30.0]];
+        d.visibility = vec![0.9, 0.4, 0.5];
+        assert_eq!(instances(&[d], [100, 80], &Style::default()).list.len(), without + 4);
+    }
+
+    #[test]
+    fn masks_lie_below_and_turned_boxes_replace_upright_ones() {
+        let style = Style { labels: false, scores: false, line_px: Some(1), text_px: None };
+        let mut d = found([10.0, 10.0, 20.0, 20.0]);
+        let upright = instances(&[d.clone()], [100, 80], &style).list;
+        d.mask = Some(Mask { bounds_px: [10, 10, 20, 20], runs: vec![3, 4, 93] });
+        let with_mask = instances(&[d.clone()], [100, 80], &style).list;
+        assert_eq!(with_mask[0].rect_px, [13, 10, 17, 11]);
+        assert!(with_mask[0].colour[3] < 255);
+        assert_eq!(with_mask[1..], upright);
+        d.mask = None;
+        d.quad = Some(Quad { corners: [[15.0, 10.0], [20.0, 15.0], [15.0, 20.0], [10.0, 15.0]], angle: 0.785 });
+        let turned = instances(&[d], [100, 80], &style).list;
+        assert!(turned.iter().all(|i| !upright.contains(i)) && turned.len() > 8);
     }
 
     #[test]

@@ -355,20 +355,34 @@ fn emit_label(d: &RawDetection, table: &LabelTable, cursor: &mut Cursor) {
     }
 }
 
+/// What one detection is given.
+type Emit = fn(&RawDetection, &LabelTable, &mut Cursor);
+
 /// The rectangles of `detections` (best first, bounds in pixels of the picture, class = place in the table): all boxes,
 /// then all labels, both from the worst to the best. No more than `capacity`; the rest is left out.
 pub fn lay_out(detections: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
+    lay_out_parts(detections, &[emit_box, emit_label], table, capacity)
+}
+
+/// The boxes of [`lay_out`] alone.
+pub(super) fn lay_out_boxes(detections: &[RawDetection], table: &LabelTable) -> Vec<Instance> {
+    lay_out_parts(detections, &[emit_box], table, usize::MAX)
+}
+
+/// The labels of [`lay_out`] alone.
+pub(super) fn lay_out_labels(detections: &[RawDetection], table: &LabelTable) -> Vec<Instance> {
+    lay_out_parts(detections, &[emit_label], table, usize::MAX)
+}
+
+fn lay_out_parts(detections: &[RawDetection], parts: &[Emit], table: &LabelTable, capacity: usize) -> Vec<Instance> {
     let target_px = [table.word(2) as i32, table.word(3) as i32];
-    let count = |emit: fn(&RawDetection, &LabelTable, &mut Cursor)| -> usize {
-        let mut cursor = Cursor { target_px, capacity, next: 0, list: None };
-        detections.iter().rev().for_each(|d| emit(d, table, &mut cursor));
-        cursor.next
+    let all = |cursor: &mut Cursor| {
+        parts.iter().for_each(|emit| detections.iter().rev().for_each(|d| emit(d, table, cursor)));
     };
-    let (boxes, labels) = (count(emit_box), count(emit_label));
-    let mut list = Vec::with_capacity((boxes + labels).min(capacity));
-    let mut cursor = Cursor { target_px, capacity, next: 0, list: Some(&mut list) };
-    detections.iter().rev().for_each(|d| emit_box(d, table, &mut cursor));
-    detections.iter().rev().for_each(|d| emit_label(d, table, &mut cursor));
+    let mut counter = Cursor { target_px, capacity, next: 0, list: None };
+    all(&mut counter);
+    let mut list = Vec::with_capacity(counter.next.min(capacity));
+    all(&mut Cursor { target_px, capacity, next: 0, list: Some(&mut list) });
     list
 }
 

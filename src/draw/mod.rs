@@ -2,7 +2,7 @@
 //!
 //! One description of what is drawn serves both backends: a list of [`instances::Instance`]s, each a rectangle of whole
 //! pixels that is either one colour or one glyph of the [`font::Atlas`]. [`overlay`] draws it on the CPU; its shader
-//! draws the same list with one instanced draw call. [`layout`] makes the list, on the CPU or, with its shader, on the
+//! draws the same list with one instanced draw call. Masks, turned boxes and landmarks become such rectangles in [`shapes`]. [`layout`] makes the list, on the CPU or, with its shader, on the
 //! GPU straight from the buffer that NMS wrote, so that a live loop never reads back.
 
 pub mod font;
@@ -11,6 +11,7 @@ pub mod layout;
 pub mod overlay;
 pub mod palette;
 pub mod panel;
+pub mod shapes;
 
 pub use instances::{Instance, Instances, Style, instances};
 pub use overlay::{annotate, rasterise};

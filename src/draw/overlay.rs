@@ -183,7 +183,7 @@ mod tests {
                     label: "cat".into(),
                     score: 0.5,
                     bounds: [0.0, 0.0, 200.0, 200.0],
-                    landmarks: Vec::new(),
+                    ..Detection::default()
                 };
                 let out = annotate(&grey(width, height, format), &[d], &Style::default());
                 assert_eq!((out.width, out.height, out.format), (width, height, PixelFormat::Rgb8));
@@ -206,7 +206,7 @@ mod tests {
                     label: format!("c{}", i % 80),
                     score: i as f32 / 1e4,
                     bounds,
-                    landmarks: Vec::new(),
+                    ..Detection::default()
                 }
             })
             .collect();

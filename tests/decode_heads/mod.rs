@@ -1,6 +1,5 @@
 //! One small head of each family, with views of its outputs, for the tests of the decode shaders.
 
-use eyas::decode::Head;
 use eyas::decode::head::grids;
 use eyas::decode::heads::fastestdet::FastestDet;
 use eyas::decode::heads::gfl::{Gfl, GflScale};
@@ -9,6 +8,7 @@ use eyas::decode::heads::ssd::{PriorScale, Ssd};
 use eyas::decode::heads::yolo_anchors::{AnchorMap, YoloAnchors};
 use eyas::decode::heads::yolo_v8::YoloV8;
 use eyas::decode::heads::yunet::{YuNet, YuNetScale};
+use eyas::decode::{Head, Suppression};
 use eyas::infer::plan::{BufferId, View};
 
 pub struct Case {
@@ -100,7 +100,7 @@ pub fn cases() -> Vec<Case> {
                 first,
             };
             let maps = vec![map(0, 3, 2, 0), map(1, 6, 4, 18)];
-            let head = YoloAnchors { classes: 9, maps, input_px: [96, 64], distance_beta: None };
+            let head = YoloAnchors { classes: 9, maps, input_px: [96, 64], suppression: Suppression::Iou };
             let name = if new_coords { "darknet new_coords" } else { "darknet" };
             add(name, Box::new(head), &[vec![1, 42, 2, 3], vec![1, 42, 4, 6]]);
         }

@@ -2,7 +2,7 @@
 //! `detection_grid`.
 
 use crate::convert::ChannelOrder;
-use crate::decode::head::{Fitted, Head, Signature};
+use crate::decode::head::{Fitted, Head, Signature, Suppression};
 use crate::decode::labels::Labels;
 use crate::infer::graph::{DarknetHead, DarknetLayout, DarknetNms};
 use crate::letterbox::Fit;
@@ -44,10 +44,10 @@ pub fn map_of(signature: &Signature<'_>, head: &DarknetHead, channels: usize) ->
 }
 
 /// What suppression the heads want; Darknet asks the last one.
-pub fn distance_beta(heads: &[DarknetHead]) -> Option<f32> {
-    match heads.last()?.nms {
-        DarknetNms::Greedy => None,
-        DarknetNms::Distance { beta } => Some(beta),
+pub fn suppression(heads: &[DarknetHead]) -> Suppression {
+    match heads.last().map(|head| head.nms) {
+        Some(DarknetNms::Distance { beta }) => Suppression::Distance { beta },
+        Some(DarknetNms::Greedy) | None => Suppression::Iou,
     }
 }
 

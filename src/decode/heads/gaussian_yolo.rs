@@ -7,7 +7,7 @@
 
 use super::darknet;
 use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature};
+use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::scan::{Matrix, corners, logistic, scan, side};
 use crate::infer::graph::{BoxPoint, DarknetLayout};
 use crate::infer::plan::View;
@@ -37,8 +37,7 @@ pub struct GaussianYolo {
     maps: Vec<GaussianMap>,
     /// Width and height of the network's input.
     input_px: [usize; 2],
-    /// See [`Head::distance_beta`].
-    distance_beta: Option<f32>,
+    suppression: Suppression,
 }
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
@@ -62,8 +61,8 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
         first += boxes;
     }
     let input_px = [signature.width, signature.height];
-    let distance_beta = darknet::distance_beta(&signature.graph.darknet_heads);
-    let head = GaussianYolo { classes, maps, input_px, distance_beta };
+    let suppression = darknet::suppression(&signature.graph.darknet_heads);
+    let head = GaussianYolo { classes, maps, input_px, suppression };
     Ok(darknet::fitted(signature, Box::new(head)))
 }
 
@@ -80,8 +79,8 @@ impl Head for GaussianYolo {
         self.maps.iter().map(|m| m.anchors_px.len() * m.cols * m.rows).sum()
     }
 
-    fn distance_beta(&self) -> Option<f32> {
-        self.distance_beta
+    fn suppression(&self) -> Suppression {
+        self.suppression
     }
 
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {

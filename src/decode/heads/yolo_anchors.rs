@@ -9,7 +9,7 @@
 
 use super::darknet;
 use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, spread};
+use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression, spread};
 use crate::decode::scan::{Matrix, corners, logistic, scan, side};
 use crate::infer::graph::DarknetLayout;
 use crate::infer::plan::View;
@@ -38,8 +38,7 @@ pub struct YoloAnchors {
     pub maps: Vec<AnchorMap>,
     /// Width and height of the network's input.
     pub input_px: [usize; 2],
-    /// See [`Head::distance_beta`].
-    pub distance_beta: Option<f32>,
+    pub suppression: Suppression,
 }
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
@@ -72,8 +71,8 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
         return Err("the file describes no [yolo] section with anchors".to_string());
     }
     let input_px = [signature.width, signature.height];
-    let distance_beta = darknet::distance_beta(&signature.graph.darknet_heads);
-    let head = YoloAnchors { classes, maps, input_px, distance_beta };
+    let suppression = darknet::suppression(&signature.graph.darknet_heads);
+    let head = YoloAnchors { classes, maps, input_px, suppression };
     Ok(darknet::fitted(signature, Box::new(head)))
 }
 
@@ -101,8 +100,8 @@ impl Head for YoloAnchors {
         self.maps.iter().map(|m| m.anchors_px.len() * m.cols * m.rows).sum()
     }
 
-    fn distance_beta(&self) -> Option<f32> {
-        self.distance_beta
+    fn suppression(&self) -> Suppression {
+        self.suppression
     }
 
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {

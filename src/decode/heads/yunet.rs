@@ -6,7 +6,9 @@
 
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, GridScale, Head, OutputRef, ScoreFilter, Signature, cell_count, grids, spread};
+use crate::decode::head::{
+    Details, Fitted, GridScale, Head, OutputRef, ScoreFilter, Signature, cell_count, grids, spread,
+};
 use crate::decode::labels::Labels;
 use crate::decode::scan::{Matrix, corners, side};
 use crate::infer::plan::View;
@@ -129,28 +131,29 @@ impl Head for YuNet {
             .collect()
     }
 
-    fn landmarks(&self, outputs: &[OutputRef<'_>], anchor: u32) -> Vec<[f32; 2]> {
+    fn has_details(&self) -> bool {
+        true
+    }
+
+    fn details(&self, outputs: &[OutputRef<'_>], anchor: u32) -> Details {
         let grids: Vec<GridScale> = self.scales.iter().map(|s| s.grid).collect();
         if anchor as usize >= cell_count(&grids) {
-            return Vec::new();
+            return Details::default();
         }
         let Some(scale) = self.scales.iter().rev().find(|s| s.grid.first <= anchor as usize) else {
-            return Vec::new();
+            return Details::default();
         };
         let cell = anchor as usize - scale.grid.first;
         let kps = Matrix::of(outputs[scale.kps].view, 1, 2);
         let stride = scale.grid.stride_px as f32;
         let (i, j) = ((cell % scale.grid.cols) as f32, (cell / scale.grid.cols) as f32);
-        (0..LANDMARKS)
+        let landmarks = (0..LANDMARKS)
             .map(|m| {
                 let at = |k: usize| kps.at(outputs[scale.kps].values, cell, k);
                 [(at(2 * m) + i) * stride, (at(2 * m + 1) + j) * stride]
             })
-            .collect()
-    }
-
-    fn landmark_outputs(&self) -> Vec<usize> {
-        self.scales.iter().map(|s| s.kps).collect()
+            .collect();
+        Details { landmarks, ..Details::default() }
     }
 }
 
@@ -205,13 +208,13 @@ mod tests {
         let refs: Vec<OutputRef<'_>> =
             tables.iter().zip(&views).map(|(t, view)| OutputRef { values: &t.values, view }).collect();
         for (e, want) in expected.iter().zip(&marks) {
-            let points = r.head.landmarks(&refs, e.0 as u32);
+            let points = r.head.details(&refs, e.0 as u32).landmarks;
             assert_eq!(points.len(), 5);
             for (p, q) in points.iter().zip(want) {
                 assert!((f64::from(p[0]) - q[0]).abs() < 1e-3 && (f64::from(p[1]) - q[1]).abs() < 1e-3);
             }
         }
-        assert!(r.head.landmarks(&refs, 100_000).is_empty());
-        assert_eq!(r.head.landmark_outputs(), [9, 10, 11]);
+        assert_eq!(r.head.details(&refs, 100_000), Details::default());
+        assert!(r.head.has_details());
     }
 }
