@@ -154,8 +154,14 @@ pub struct HeadKind {
 pub const REGISTRY: &[HeadKind] = &[
     HeadKind { name: "yolox", fit: heads::grid_anchor_free::fit_yolox },
     HeadKind { name: "yolo_v8", fit: heads::yolo_v8::fit_v8 },
+    HeadKind { name: "yolo_v8_seg", fit: heads::yolo_v8::fit_v8_seg },
+    HeadKind { name: "yolo_v8_pose", fit: heads::yolo_v8::fit_v8_pose },
+    HeadKind { name: "yolo_v8_obb", fit: heads::yolo_v8::fit_v8_obb },
+    HeadKind { name: "end_to_end", fit: heads::end_to_end::fit },
     HeadKind { name: "yolo_v6", fit: heads::yolo_v8::fit_v6 },
     HeadKind { name: "yolo_v5", fit: heads::yolo_v8::fit_v5 },
+    HeadKind { name: "yolo_v5_seg", fit: heads::yolo_v8::fit_v5_seg },
+    HeadKind { name: "yolo_v5_face", fit: heads::yolo_v8::fit_v5_face },
     HeadKind { name: "nanodet", fit: heads::gfl::fit_nanodet },
     HeadKind { name: "nanodet_plus", fit: heads::gfl::fit_nanodet_plus },
     HeadKind { name: "picodet", fit: heads::gfl::fit_picodet },
@@ -183,7 +189,7 @@ pub struct Signature<'a> {
 }
 
 impl<'a> Signature<'a> {
-    fn new(graph: &'a Graph, named: bool) -> Result<Signature<'a>, DecodeError> {
+    pub(super) fn new(graph: &'a Graph, named: bool) -> Result<Signature<'a>, DecodeError> {
         let input = graph.inputs.first().map(|&i| graph.value(i));
         let (name, shape) = input.map_or(("(none)", &[][..]), |v| (v.name.as_str(), &v.fact.shape[..]));
         match *shape {
@@ -225,6 +231,44 @@ impl<'a> Signature<'a> {
     /// A value of the file's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.graph.metadata.get(key).map(String::as_str)
+    }
+
+    /// What the metadata say the network does: `detect`, `segment`, `pose`, `obb`, `semantic`.
+    ///
+    /// # Errors
+    /// When they say that it is none of the `tasks` of a head.
+    pub fn check_task(&self, tasks: &[&str]) -> Result<(), String> {
+        match self.metadata("task") {
+            Some(task) if !tasks.contains(&task) => {
+                Err(format!("its metadata says that its task is '{task}', not '{}'", tasks.join("' or '")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the metadata say that the rows that leave the network are final: no suppression is left to do.
+    pub fn is_final(&self) -> bool {
+        self.metadata("end2end").is_some_and(|v| v.eq_ignore_ascii_case("true"))
+            || self.metadata("args").is_some_and(|args| args.contains("'nms': True"))
+    }
+
+    /// Number of classes that the metadata name.
+    pub fn named_classes(&self) -> Option<usize> {
+        let labels = Labels::from_metadata(self.metadata("names")?).ok()?;
+        Some(labels.names().len())
+    }
+
+    /// Refuses a reading with another number of classes than the metadata name, unless the user asked for it.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn check_classes(&self, classes: usize) -> Result<(), String> {
+        match self.named_classes() {
+            Some(named) if named != classes && !self.named => {
+                Err(format!("that would be {classes} classes, but the metadata name {named}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Names of the operators that compute the parts of an output, in the order in which they are concatenated: what

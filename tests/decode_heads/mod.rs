@@ -1,9 +1,11 @@
 //! One small head of each family, with views of its outputs, for the tests of the decode shaders.
 
 use eyas::decode::head::grids;
+use eyas::decode::heads::end_to_end::EndToEnd;
 use eyas::decode::heads::fastestdet::FastestDet;
 use eyas::decode::heads::gfl::{Gfl, GflScale};
 use eyas::decode::heads::grid_anchor_free::GridAnchorFree;
+use eyas::decode::heads::row_details::{KeypointColumns, RowDetails};
 use eyas::decode::heads::ssd::{PriorScale, Ssd};
 use eyas::decode::heads::yolo_anchors::{AnchorMap, YoloAnchors};
 use eyas::decode::heads::yolo_v8::YoloV8;
@@ -47,9 +49,25 @@ pub fn cases() -> Vec<Case> {
         for (objectness, anchors_last, classes) in [(false, true, 7), (true, false, 1)] {
             let columns = 4 + usize::from(objectness) + classes;
             let shape = if anchors_last { vec![1, columns, cells] } else { vec![1, cells, columns] };
-            let head = YoloV8 { classes, anchors: cells, objectness, anchors_last };
+            let details = RowDetails::default();
+            let first_class = 4 + usize::from(objectness);
+            let head = YoloV8 { output: 0, classes, first_class, anchors: cells, objectness, anchors_last, details };
             add(&format!("yolo_v8 {classes}"), Box::new(head), &[shape]);
         }
+        // Box, objectness, ten numbers of keypoints, one class, in the second output.
+        let keypoints = Some(KeypointColumns { first: 5, count: 5, numbers: 2 });
+        let details = RowDetails { keypoints, ..RowDetails::default() };
+        let face = YoloV8 {
+            output: 1,
+            classes: 1,
+            first_class: 15,
+            anchors: cells,
+            objectness: true,
+            anchors_last: false,
+            details,
+        };
+        add("yolo_v5_face", Box::new(face), &[vec![1, 3, 4, 5], vec![1, cells, 16]]);
+        add("end_to_end", Box::new(EndToEnd { output: 0, classes: 2, rows: 77, details }), &[vec![1, 77, 16]]);
         let gfl = scales.iter().enumerate().map(|(n, &grid)| GflScale {
             grid,
             classes_at: (n, 0, 0),

@@ -2,11 +2,13 @@
 
 mod darknet;
 pub mod detection_grid;
+pub mod end_to_end;
 pub mod fastestdet;
 pub mod gaussian_yolo;
 pub mod gfl;
 pub mod grid_anchor_free;
 pub mod region;
+pub mod row_details;
 pub mod ssd;
 pub mod yolo_anchors;
 pub mod yolo_v8;

@@ -101,10 +101,8 @@ impl Table {
     }
 }
 
-/// Runs a head's twin on tables in several memory layouts, checks that all give the same, and returns it sorted by
-/// anchor and class.
-pub fn decode(head: &dyn Head, tables: &[Table], threshold: f32, multi_label: bool) -> Vec<RawDetection> {
-    let mut all: Vec<Vec<RawDetection>> = Vec::new();
+/// The outputs of a network in several memory layouts, one after the other.
+pub fn references(tables: &[Table], mut each: impl FnMut(&[OutputRef<'_>])) {
     for (block, offset, reverse) in [(1, 0, false), (4, 8, false), (1, 4, true)] {
         let stored: Vec<(Vec<f32>, View)> = tables
             .iter()
@@ -117,11 +115,20 @@ pub fn decode(head: &dyn Head, tables: &[Table], threshold: f32, multi_label: bo
             })
             .collect();
         let outputs: Vec<OutputRef<'_>> = stored.iter().map(|(values, view)| OutputRef { values, view }).collect();
+        each(&outputs);
+    }
+}
+
+/// Runs a head's twin on tables in several memory layouts, checks that all give the same, and returns it sorted by
+/// anchor and class.
+pub fn decode(head: &dyn Head, tables: &[Table], threshold: f32, multi_label: bool) -> Vec<RawDetection> {
+    let mut all: Vec<Vec<RawDetection>> = Vec::new();
+    references(tables, |outputs| {
         let mut found = Vec::new();
-        head.decode_twin(&outputs, ScoreFilter { threshold, multi_label }, &mut found);
+        head.decode_twin(outputs, ScoreFilter { threshold, multi_label }, &mut found);
         found.sort_by_key(|d| (d.anchor, d.class));
         all.push(found);
-    }
+    });
     assert_eq!(all[0], all[1]);
     assert_eq!(all[0], all[2]);
     all.swap_remove(0)
