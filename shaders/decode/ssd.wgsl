@@ -1,9 +1,10 @@
-// Candidates from tables of scores and boxes with a background class (Ultra-Light-Fast face detectors).
+// Candidates from tables of scores and boxes, mostly with a background class (Ultra-Light-Fast face detectors, YOLOv4
+// as exported from PyTorch).
 // Twin: src/decode/heads/ssd.rs.
 //
 // Score: the best class but the background. DECODED: the box is x0 y0 x1 y1 in fractions of the input. Otherwise
 // offsets d from a prior p: centre = p_c + 0.1 d p_size, size = p_size e^(0.2 d).
-// Bindings: 0 candidates, 1 buffer of the scores (CLASS_OFFSET is that of the first class after the background),
+// Bindings: 0 candidates, 1 buffer of the scores (CLASS_OFFSET is that of the first class, after the background),
 // 2 buffer of the boxes, element (a, k) at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE of each.
 // Tile: one thread per anchor. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 

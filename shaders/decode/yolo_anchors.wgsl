@@ -1,8 +1,8 @@
-// Candidates from one raw map with anchor boxes (Darknet's [yolo]). Twin: src/decode/heads/yolo_anchors.rs.
+// Candidates from one raw map with anchor boxes (Darknet's [yolo], YOLOv5). Twin: src/decode/heads/yolo_anchors.rs.
 //
-// Channel a (5 + CLASSES) + k of cell (i, j), k: x y w h objectness classes. cx = (i + p(x) SCALE_X_Y - BETA) CELL_W,
-// w = e^w A_w, score = p(objectness) p(class), p = logistic; with NEW_COORDS p(v) = v and w = (2w)^2 A_w.
-// Bindings: 0 candidates, 1 the map's buffer, element (channel, y, x) at OFFSET + channel CHANNEL_STRIDE +
+// Number k of anchor a in cell (i, j), k: x y w h objectness classes. cx = (i + p(x) SCALE_X_Y - BETA) CELL_W,
+// score = p(objectness) p(class), w = e^w A_w, with SQUARE (2 p(w))^2 A_w; p = logistic, with ACTIVATED p(v) = v.
+// Bindings: 0 candidates, 1 the map's buffer, element (a, k, y, x) at OFFSET + a ANCHOR_STRIDE + k NUMBER_STRIDE +
 // y Y_STRIDE + x X_STRIDE.
 // Tile: one thread per anchor box, counted anchor, row, column. Dispatch: ceil(BOXES / 64) workgroups, spread over
 // x and y (ROW threads per y).
@@ -23,29 +23,31 @@ const CELL_W: f32 = 32.0;
 const CELL_H: f32 = 32.0;
 const SCALE_X_Y: f32 = 1.0;
 const BETA: f32 = 0.0;
-const NEW_COORDS: bool = false;
+const ACTIVATED: bool = false;
+const SQUARE: bool = false;
 const OFFSET: u32 = 0u;
-const CHANNEL_STRIDE: u32 = 1u;
+const ANCHOR_STRIDE: u32 = 6u;
+const NUMBER_STRIDE: u32 = 1u;
 const Y_STRIDE: u32 = 6u;
 const X_STRIDE: u32 = 6u;
 const k: u32 = 0u;
 
 fn anchor_px(a: u32) -> vec2<f32> { return vec2<f32>(10.0, 10.0); }
 
-fn at(base: u32, channel: u32) -> f32 {
-    return f32(src[base + channel * CHANNEL_STRIDE]);
+fn at(base: u32, number: u32) -> f32 {
+    return f32(src[base + number * NUMBER_STRIDE]);
 }
 
 fn probability(x: f32) -> f32 {
-    if (NEW_COORDS) {
+    if (ACTIVATED) {
         return x;
     }
     return logistic(x);
 }
 
 fn size(x: f32) -> f32 {
-    if (NEW_COORDS) {
-        return (x * 2.0) * (x * 2.0);
+    if (SQUARE) {
+        return (probability(x) * 2.0) * (probability(x) * 2.0);
     }
     return side(x);
 }
@@ -59,7 +61,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = index % COLS;
     let j = (index / COLS) % ROWS;
     let a = index / (COLS * ROWS);
-    let base = OFFSET + j * Y_STRIDE + i * X_STRIDE + a * (5u + CLASSES) * CHANNEL_STRIDE;
+    let base = OFFSET + j * Y_STRIDE + i * X_STRIDE + a * ANCHOR_STRIDE;
     let threshold = candidates.score_threshold;
     let objectness = probability(at(base, 4u));
     if (!(objectness >= threshold)) {

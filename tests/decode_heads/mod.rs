@@ -7,7 +7,7 @@ use eyas::decode::heads::gfl::{Gfl, GflScale};
 use eyas::decode::heads::grid_anchor_free::GridAnchorFree;
 use eyas::decode::heads::row_details::{KeypointColumns, RowDetails};
 use eyas::decode::heads::ssd::{PriorScale, Ssd};
-use eyas::decode::heads::yolo_anchors::{AnchorMap, YoloAnchors};
+use eyas::decode::heads::yolo_anchors::{AnchorMap, Sizes, YoloAnchors};
 use eyas::decode::heads::yolo_v8::YoloV8;
 use eyas::decode::heads::yunet::{YuNet, YuNetScale};
 use eyas::decode::{Head, Suppression};
@@ -103,24 +103,46 @@ pub fn cases() -> Vec<Case> {
                 priors.push(PriorScale { grid, first, sides_px });
                 first += count;
             }
-            let ssd = Ssd { scores: 0, boxes: 1, classes: 2, anchors: first, decoded, priors, input_px: [96, 64] };
+            let ssd = Ssd {
+                scores: 0,
+                boxes: 1,
+                classes: 2,
+                first_class: 1,
+                anchors: first,
+                decoded,
+                priors,
+                input_px: [96, 64],
+            };
             let name = if decoded { "ssd decoded" } else { "ssd" };
             add(name, Box::new(ssd), &[vec![1, first, 3], vec![1, first, 4]]);
         }
-        for new_coords in [false, true] {
+        let yolo_v4 = Ssd {
+            scores: 1,
+            boxes: 0,
+            classes: 7,
+            first_class: 0,
+            anchors: 90,
+            decoded: true,
+            priors: Vec::new(),
+            input_px: [96, 64],
+        };
+        add("yolo_v4", Box::new(yolo_v4), &[vec![1, 90, 1, 4], vec![1, 90, 7]]);
+        for (activated, sizes) in [(false, Sizes::Exponential), (true, Sizes::Square), (false, Sizes::Square)] {
             let map = |output, cols, rows, first| AnchorMap {
                 output,
                 cols,
                 rows,
                 anchors_px: vec![[12.0, 18.5], [37.0, 49.0], [52.0, 30.0]],
                 scale_x_y: 1.05,
-                new_coords,
+                activated,
+                sizes,
                 first,
             };
             let maps = vec![map(0, 3, 2, 0), map(1, 6, 4, 18)];
             let head = YoloAnchors { classes: 9, maps, input_px: [96, 64], suppression: Suppression::Iou };
-            let name = if new_coords { "darknet new_coords" } else { "darknet" };
-            add(name, Box::new(head), &[vec![1, 42, 2, 3], vec![1, 42, 4, 6]]);
+            let name = format!("darknet {activated} {sizes:?}");
+            add(&name, Box::new(head.clone()), &[vec![1, 42, 2, 3], vec![1, 42, 4, 6]]);
+            add(&format!("{name} by anchor"), Box::new(head), &[vec![1, 3, 2, 3, 14], vec![1, 3, 4, 6, 14]]);
         }
     }
     cases

@@ -9,8 +9,10 @@ pub mod gfl;
 pub mod grid_anchor_free;
 pub mod region;
 pub mod row_details;
+pub mod semantic;
 pub mod ssd;
 pub mod yolo_anchors;
+pub mod yolo_maps;
 pub mod yolo_v8;
 pub mod yunet;
 

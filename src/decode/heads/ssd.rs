@@ -1,9 +1,13 @@
-//! Score and box tables with a background class: Ultra-Light-Fast face detectors. Twin of `shaders/decode/ssd.wgsl`.
+//! Tables of scores and of boxes in fractions of the input: Ultra-Light-Fast face detectors, with a background class, and
+//! YOLOv4 as exported from PyTorch. Twin of `shaders/decode/ssd.wgsl`.
 //!
 //! `scores [1, P, C+1]` (softmaxed, column 0 is the background) and `boxes [1, P, 4]`: either corners x0 y0 x1 y1 as
 //! fractions of the input, or raw offsets from priors with variances 0.1 and 0.2: `c = p_c + d·0.1·p_size`,
 //! `size = p_size·e^(0.2·d)`. Priors: strides 8, 16, 32, 64 with sides 10 16 24, 32 48, 64 96, 128 192 256 px around the
 //! cells' centres, clipped to the input. Liu et al., "SSD", arXiv 1512.02325; the Ultra-Light-Fast repository of Linzaer.
+//!
+//! YOLOv4: `boxes [1, N, 1, 4]`, corners as fractions of the input, and `confs [1, N, C]`, objectness · class, without a
+//! background.
 
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
@@ -33,6 +37,8 @@ pub struct Ssd {
     pub boxes: usize,
     /// Without the background.
     pub classes: usize,
+    /// Column of the first class; 1 after a background.
+    pub first_class: usize,
     pub anchors: usize,
     /// Boxes leave the network as corners in fractions of the input.
     pub decoded: bool,
@@ -71,6 +77,7 @@ pub fn fit_ultraface(signature: &Signature<'_>) -> Result<Fitted, String> {
             scores,
             boxes,
             classes: columns - 1,
+            first_class: 1,
             anchors,
             decoded,
             priors,
@@ -84,6 +91,48 @@ pub fn fit_ultraface(signature: &Signature<'_>) -> Result<Fitted, String> {
         iou_threshold: 0.45,
         labels: if columns == 2 { Labels::faces() } else { Labels::default() },
     })
+}
+
+/// YOLOv4 as PyTorch exports it: stretched, RGB, divided by 255.
+pub fn fit_yolo_v4(signature: &Signature<'_>) -> Result<Fitted, String> {
+    let find = |rank: usize| {
+        let mut all = signature.outputs.iter().enumerate().filter(|(_, (_, shape))| shape.len() == rank);
+        all.next().map(|(i, (_, shape))| (i, *shape))
+    };
+    let (Some((scores, &[1, n, classes])), Some((boxes, &[1, m, 1, 4])), 2) =
+        (find(3), find(4), signature.outputs.len())
+    else {
+        return Err(format!("it needs boxes [1, N, 1, 4] and confs [1, N, C], but there are {}", signature.describe()));
+    };
+    if n != m || classes == 0 {
+        return Err(format!("it needs as many boxes as rows of classes, but there are {}", signature.describe()));
+    }
+    signature.check_classes(classes)?;
+    let (mean, std) = super::UNIT;
+    Ok(Fitted {
+        head: Box::new(Ssd {
+            scores,
+            boxes,
+            classes,
+            first_class: 0,
+            anchors: n,
+            decoded: true,
+            priors: Vec::new(),
+            input_px: [signature.width, signature.height],
+        }),
+        fit: Fit::Stretch,
+        order: ChannelOrder::Rgb,
+        mean,
+        std,
+        score_threshold: 0.4,
+        iou_threshold: 0.6,
+        labels: Labels::usual(classes),
+    })
+}
+
+/// Boxes `[1, P, 4]` or `[1, P, 1, 4]`.
+fn box_table(view: &View) -> Matrix {
+    Matrix::of(view, 1, view.shape.len() - 1)
 }
 
 impl Ssd {
@@ -101,6 +150,9 @@ impl Ssd {
 
     /// WGSL of [`Ssd::prior`], on one line.
     fn prior_wgsl(&self) -> String {
+        if self.priors.is_empty() {
+            return "fn prior_of(anchor: u32) -> vec4<f32> { return vec4<f32>(0.0); }".to_string();
+        }
         let mut text = String::from("fn prior_of(anchor: u32) -> vec4<f32> {");
         for (k, p) in self.priors.iter().enumerate() {
             let n = p.sides_px.len();
@@ -140,11 +192,11 @@ impl Head for Ssd {
 
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
         let scores = Matrix::of(outputs[self.scores].view, 1, 2);
-        let boxes = Matrix::of(outputs[self.boxes].view, 1, 2);
+        let boxes = box_table(outputs[self.boxes].view);
         let [w, h] = self.input_px.map(|n| n as f32);
         scan(
             outputs[self.scores].values,
-            &scores.columns(1, self.classes),
+            &scores.columns(self.first_class, self.classes),
             filter.threshold,
             filter.multi_label,
             |_| true,
@@ -163,8 +215,8 @@ impl Head for Ssd {
 
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)> {
         let (workgroups, row) = spread(self.anchors);
-        let scores = Matrix::of(&views[self.scores], 1, 2).columns(1, self.classes);
-        let boxes = Matrix::of(&views[self.boxes], 1, 2);
+        let scores = Matrix::of(&views[self.scores], 1, 2).columns(self.first_class, self.classes);
+        let boxes = box_table(&views[self.boxes]);
         let variant = super::builder(STEM, SHADER, row, precision)
             .u32("ANCHORS", self.anchors)
             .u32("CLASSES", self.classes)
@@ -236,5 +288,28 @@ mod tests {
             }
             assert_same(&decode(&*r.head, &[scores, boxes], 0.9, false), &expected, 0.9);
         }
+    }
+
+    #[test]
+    fn yolo_v4_tables() {
+        let outputs: [(&str, &[usize], &[&'static str]); 2] =
+            [("boxes", &[1, 60, 1, 4], &["Concat"]), ("confs", &[1, 60, 7], &["Mul"])];
+        let r = recognise(&graph(96, 64, &outputs), None).unwrap();
+        assert_eq!((r.name, r.head.classes(), r.head.anchors()), ("yolo_v4", 7, 60));
+        let mut next = noise(8);
+        let tables = [Table::new(&[1, 60, 1, 4], |_| next()), Table::new(&[1, 60, 7], |_| next())];
+        let mut expected: Vec<Expected> = Vec::new();
+        for a in 0..60 {
+            let score = |c: usize| tables[1].at(&[0, a, c]);
+            let best = (0..7).max_by(|&x, &y| score(x).total_cmp(&score(y))).unwrap();
+            if score(best) >= 0.8 {
+                let b = |k: usize| tables[0].at(&[0, a, 0, k]) * if k % 2 == 0 { 96.0 } else { 64.0 };
+                expected.push((a, best, score(best), [b(0), b(1), b(2), b(3)]));
+            }
+        }
+        assert_same(&decode(&*r.head, &tables, 0.8, false), &expected, 0.8);
+        let outputs: [(&str, &[usize], &[&'static str]); 2] =
+            [("boxes", &[1, 61, 1, 4], &["Concat"]), ("confs", &[1, 60, 7], &["Mul"])];
+        assert!(recognise(&graph(96, 64, &outputs), Some("yolo_v4")).is_err());
     }
 }

@@ -1,10 +1,10 @@
-//! Raw maps with anchor boxes: Darknet's `[yolo]` sections (YOLOv3, v4, v7, Yolo-Fastest). Twin of
-//! `shaders/decode/yolo_anchors.wgsl`.
+//! Raw maps with anchor boxes: Darknet's `[yolo]` sections (YOLOv3, v4, v7, Yolo-Fastest), and the maps of YOLOv3, v4, v5
+//! and v7 in ONNX files (`yolo_maps`). Twin of `shaders/decode/yolo_anchors.wgsl`.
 //!
-//! Each head is a map `[1, A·(5+C), h, w]`, channel `a·(5+C) + k` with k: x y w h objectness classes. Cell (i, j) of a
-//! `w × h` grid, α = `scale_x_y`, β = (α−1)/2, anchor `A_w × A_h` px, input `W × H`:
-//! `cx = (i + σ(x)·α − β)·W/w`, `bw = e^w·A_w`, score = σ(objectness)·σ(class). With `new_coords` the numbers are already
-//! activated: `cx = (i + x·α − β)·W/w`, `bw = (2w)²·A_w`. y and h alike.
+//! Each head is a map `[1, A·(5+C), h, w]`, channel `a·(5+C) + k` with k: x y w h objectness classes, or
+//! `[1, A, h, w, 5+C]`. Cell (i, j) of a `w × h` grid, α = `scale_x_y`, β = (α−1)/2, anchor `A_w × A_h` px, input `W × H`,
+//! p = σ, or the number itself where the network has activated it: `cx = (i + p(x)·α − β)·W/w`,
+//! score = p(objectness)·p(class), and by [`Sizes`] `bw = e^w·A_w` or `bw = (2·p(w))²·A_w`. y and h alike.
 //! Redmon and Farhadi, "YOLOv3", arXiv 1804.02767; Wang et al., "Scaled-YOLOv4", arXiv 2011.08036.
 
 use super::darknet;
@@ -18,6 +18,15 @@ use crate::shader::{Precision, Variant, f32_literal};
 const STEM: &str = "yolo_anchors";
 const SHADER: &str = include_str!("../../../shaders/decode/yolo_anchors.wgsl");
 
+/// How sides of a box come from a number of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// `e^w·A_w`.
+    Exponential,
+    /// `(2·p(w))²·A_w`.
+    Square,
+}
+
 /// One map.
 #[derive(Clone, Debug)]
 pub struct AnchorMap {
@@ -27,7 +36,9 @@ pub struct AnchorMap {
     pub rows: usize,
     pub anchors_px: Vec<[f32; 2]>,
     pub scale_x_y: f32,
-    pub new_coords: bool,
+    /// Numbers leave the network already activated.
+    pub activated: bool,
+    pub sizes: Sizes,
     /// Number of the map's first anchor box; they are counted anchor, row, column.
     pub first: usize,
 }
@@ -62,7 +73,9 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
             rows,
             anchors_px: anchors_px.clone(),
             scale_x_y: *scale_x_y,
-            new_coords: *new_coords,
+            // Scaled-YOLOv4's `new_coords`.
+            activated: *new_coords,
+            sizes: if *new_coords { Sizes::Square } else { Sizes::Exponential },
             first,
         });
         first += anchors_px.len() * rows * cols;
@@ -79,11 +92,23 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
 impl AnchorMap {
     /// A probability of the map.
     fn probability(&self, x: f32) -> f32 {
-        if self.new_coords { x } else { logistic(x) }
+        if self.activated { x } else { logistic(x) }
     }
 
     fn size(&self, x: f32) -> f32 {
-        if self.new_coords { (x * 2.0) * (x * 2.0) } else { side(x) }
+        match self.sizes {
+            Sizes::Exponential => side(x),
+            Sizes::Square => (self.probability(x) * 2.0) * (self.probability(x) * 2.0),
+        }
+    }
+
+    /// The map's strides in its buffer: from anchor to anchor, from number to number, from row to row, from column to
+    /// column. `numbers` is how many an anchor box has.
+    fn strides(view: &View, numbers: usize) -> [usize; 4] {
+        match view.strides[..] {
+            [_, anchor, y, x, number] => [anchor, number, y, x],
+            _ => [numbers * view.strides[1], view.strides[1], view.strides[2], view.strides[3]],
+        }
     }
 }
 
@@ -106,14 +131,20 @@ impl Head for YoloAnchors {
 
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
         for map in &self.maps {
-            let values = outputs[map.output].values;
+            let OutputRef { values, view } = outputs[map.output];
+            let [anchor_stride, number_stride, y_stride, x_stride] = AnchorMap::strides(view, 5 + self.classes);
             let cell_w = self.input_px[0] as f32 / map.cols as f32;
             let cell_h = self.input_px[1] as f32 / map.rows as f32;
             let beta = (map.scale_x_y - 1.0) * 0.5;
             for (a, anchor_px) in map.anchors_px.iter().enumerate() {
                 for j in 0..map.rows {
-                    let row =
-                        Matrix::map_row(outputs[map.output].view, j).columns(a * (5 + self.classes), 5 + self.classes);
+                    let row = Matrix {
+                        offset: view.offset + a * anchor_stride + j * y_stride,
+                        rows: map.cols,
+                        columns: 5 + self.classes,
+                        row_stride: x_stride,
+                        column_stride: number_stride,
+                    };
                     let objectness = |i: usize| map.probability(row.at(values, i, 4));
                     scan(
                         values,
@@ -152,6 +183,7 @@ impl Head for YoloAnchors {
                 let boxes = map.anchors_px.len() * map.cols * map.rows;
                 let (workgroups, row) = spread(boxes);
                 let view = &views[map.output];
+                let [anchor_stride, number_stride, y_stride, x_stride] = AnchorMap::strides(view, 5 + self.classes);
                 let mut anchor_of = String::from("fn anchor_px(a: u32) -> vec2<f32> {");
                 for (a, [w, h]) in map.anchors_px.iter().enumerate() {
                     let value = format!("return vec2<f32>({}, {});", f32_literal(*w), f32_literal(*h));
@@ -171,11 +203,13 @@ impl Head for YoloAnchors {
                     .f32("CELL_H", self.input_px[1] as f32 / map.rows as f32)
                     .f32("SCALE_X_Y", map.scale_x_y)
                     .f32("BETA", (map.scale_x_y - 1.0) * 0.5)
-                    .bool("NEW_COORDS", map.new_coords)
+                    .bool("ACTIVATED", map.activated)
+                    .bool("SQUARE", map.sizes == Sizes::Square)
                     .u32("OFFSET", view.offset)
-                    .u32("CHANNEL_STRIDE", view.strides[1])
-                    .u32("Y_STRIDE", view.strides[2])
-                    .u32("X_STRIDE", view.strides[3])
+                    .u32("ANCHOR_STRIDE", anchor_stride)
+                    .u32("NUMBER_STRIDE", number_stride)
+                    .u32("Y_STRIDE", y_stride)
+                    .u32("X_STRIDE", x_stride)
                     .line("fn anchor_px(", &anchor_of)
                     .build(workgroups);
                 (variant, vec![map.output])
