@@ -66,7 +66,7 @@ fn nms_equals_its_twin_to_the_bit() {
         (5000, 3, 2),
         (3000, 1, 1),
     ] {
-        for (threshold, max) in [(0.45, 300), (0.7, 1024), (0.2, 5)] {
+        for (threshold, max, keep_all) in [(0.45, 300, 0), (0.7, 1024, 0), (0.2, 5, 0), (0.2, 300, 1)] {
             let mut noise = Noise(n + 1);
             let mut candidates: Vec<RawDetection> = (0..n)
                 .map(|anchor| {
@@ -81,11 +81,12 @@ fn nms_equals_its_twin_to_the_bit() {
                     }
                 })
                 .collect();
-            let header = CandidatesHeader::new(&letterbox, n as usize, 0.0, threshold, max);
+            let header =
+                CandidatesHeader { keep_all, ..CandidatesHeader::new(&letterbox, n as usize, 0.0, threshold, max) };
             let expected = nms::twin(&header, &candidates);
             let (head, found) = run_nms(&gpu, &header, &candidates, max);
             assert_eq!((head.count as usize, head.candidates), (expected.len(), n));
-            assert_eq!(found, expected, "n {n} threshold {threshold} max {max}");
+            assert_eq!(found, expected, "n {n} threshold {threshold} max {max} keep_all {keep_all}");
             // The order in which candidates arrive does not matter.
             candidates.reverse();
             assert_eq!(run_nms(&gpu, &header, &candidates, max).1, expected);
