@@ -5,17 +5,23 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::convert;
+use crate::convert::{self, Preprocess};
+use crate::decode::head::PictureInput;
 use crate::decode::{DecodeOptions, Decoder, Detection, OutputRef};
 use crate::draw::{self, Style};
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::infer::import::ImportOptions;
 use crate::infer::plan::lower::Target;
+use crate::infer::plan::transfer::gather;
+use crate::infer::plan::view::{BufferId, View};
+use crate::infer::tensor::{Tensor, TensorElements};
+use crate::letterbox::Letterbox;
 use crate::marshal::{ChannelAxis, Route, route};
 use crate::session::{Backend, Engine, Model, Session, SessionOptions};
 
@@ -55,6 +61,40 @@ enum Stages {
     },
     #[cfg(feature = "gpu")]
     Gpu(Box<crate::gpu::FrameLoop>),
+    /// The network takes bytes, which have no place in a plan's memory: the host converts for either backend.
+    Bytes(BytePicture),
+}
+
+/// The way of a picture into an input of bytes.
+struct BytePicture {
+    input: String,
+    shape: Vec<usize>,
+    /// What convert writes, channels last, and the same with its axes in the order of the file.
+    staging: View,
+    in_file_order: View,
+    values: Vec<f32>,
+}
+
+impl BytePicture {
+    fn new(input: &str, view: &View, axis: ChannelAxis) -> Result<BytePicture, Error> {
+        let refused = || Error::Input(format!("input '{input}' of shape {:?} is no picture", view.shape));
+        let (_, [channels, height, width]) = ChannelAxis::of(&view.shape).ok_or_else(refused)?;
+        let staging = View::channels_last(BufferId(0), &[1, channels, height, width], 1);
+        let in_file_order = match axis {
+            ChannelAxis::First => staging.clone(),
+            ChannelAxis::Last => staging.transposed(&[0, 2, 3, 1]),
+        };
+        let values = vec![0.0; staging.end()];
+        Ok(BytePicture { input: input.to_string(), shape: view.shape.clone(), staging, in_file_order, values })
+    }
+
+    fn tensor(&mut self, frame: &Frame, p: &Preprocess, letterbox: &Letterbox) -> Result<Tensor, Error> {
+        let done = convert::into_slice(frame, p, letterbox, &self.staging, &mut self.values);
+        done.map_err(|e| Error::Input(e.to_string()))?;
+        let bytes = gather(&self.values, &self.in_file_order).into_iter().map(|v| v.round().clamp(0.0, 255.0) as u8);
+        let elements = TensorElements::U8(Arc::new(bytes.collect()));
+        Tensor::new(self.shape.clone(), elements).map_err(Error::Input)
+    }
 }
 
 /// Collects options for a [`Detector`].
@@ -147,13 +187,21 @@ impl Detector {
     ///
     /// # Errors
     /// When the network's input takes no picture.
-    pub fn with_session(session: Session, decoder: Decoder) -> Result<Detector, Error> {
+    pub fn with_session(mut session: Session, decoder: Decoder) -> Result<Detector, Error> {
         let block = if session.backend() == "cpu" { Target::CPU.block } else { Target::GPU.block };
-        let [(_, input)] = session.plan().inputs.as_slice() else {
-            let names: Vec<&str> = session.plan().inputs.iter().map(|(n, _)| n.as_str()).collect();
-            return Err(Error::Input(format!("a detector has one input, this network has {}", names.join(", "))));
+        for (name, values) in decoder.head().inputs() {
+            session.set_input(&name, &values)?;
+        }
+        let PictureInput { index, axis } = decoder.picture;
+        let plan = session.plan();
+        let Some((name, input)) = plan.inputs.get(index) else {
+            return Err(Error::Input(format!("the network has no input {index} for the picture")));
         };
-        let route = route(input, ChannelAxis::First, block).map_err(|e| Error::Input(e.to_string()))?;
+        if matches!(plan.host.inputs.get(index), Some(Some(_))) {
+            let stages = Stages::Bytes(BytePicture::new(name, input, axis)?);
+            return Ok(Detector { session, decoder, stages });
+        }
+        let route = route(input, axis, block).map_err(|e| Error::Input(e.to_string()))?;
         let stages = match &session.engine {
             Engine::Cpu(_) => {
                 let staging = match &route {
@@ -226,16 +274,37 @@ impl Detector {
         let decoder = &self.decoder;
         let preprocess = &decoder.preprocess;
         let letterbox = preprocess.letterbox([frame.width, frame.height]);
+        if let Stages::Bytes(picture) = &mut self.stages {
+            let tensor = picture.tensor(frame, preprocess, &letterbox)?;
+            ms.convert = lap_ms(&mut lap);
+            self.session.set_input(&picture.input, &tensor)?;
+            ms.marshal = lap_ms(&mut lap);
+            self.session.infer()?;
+            let outputs: Vec<(Vec<f32>, View)> = self
+                .session
+                .outputs()?
+                .into_iter()
+                .map(|(_, tensor)| (tensor.to_f32(), View::row_major(BufferId(0), tensor.shape())))
+                .collect();
+            ms.infer = lap_ms(&mut lap);
+            let outputs: Vec<OutputRef<'_>> = outputs.iter().map(|(values, view)| OutputRef { values, view }).collect();
+            let found = decoder.decode(&outputs, &letterbox)?;
+            let detections = decoder.detections(&found, &letterbox, Some(&outputs));
+            ms.decode = lap_ms(&mut lap);
+            ms.total = start.elapsed().as_secs_f64() * 1e3;
+            return Ok((detections, ms));
+        }
+        let picture_input = decoder.picture.index;
         let detections = match (&mut self.stages, &mut self.session.engine) {
             (Stages::Cpu { route, staging }, Engine::Cpu(cpu)) => {
                 let converted = match route {
-                    Route::Fused(view) => {
-                        cpu.fill_input(0, |memory| convert::into_slice(frame, preprocess, &letterbox, view, memory))
-                    }
+                    Route::Fused(view) => cpu.fill_input(picture_input, |memory| {
+                        convert::into_slice(frame, preprocess, &letterbox, view, memory)
+                    }),
                     Route::Packed(pack) => {
                         let done = convert::into_slice(frame, preprocess, &letterbox, &pack.staging, staging);
                         ms.convert = lap_ms(&mut lap);
-                        cpu.fill_input(0, |memory| pack.run_twin(cells(staging), cells(memory)));
+                        cpu.fill_input(picture_input, |memory| pack.run_twin(cells(staging), cells(memory)));
                         ms.marshal = lap_ms(&mut lap);
                         done
                     }
@@ -244,7 +313,7 @@ impl Detector {
                 ms.convert += lap_ms(&mut lap);
                 cpu.run()?;
                 ms.infer = lap_ms(&mut lap);
-                let outputs = cpu.outputs();
+                let outputs = cpu.outputs()?;
                 let outputs: Vec<OutputRef<'_>> =
                     outputs.iter().map(|(values, view)| OutputRef { values, view }).collect();
                 let found = decoder.decode(&outputs, &letterbox)?;
@@ -270,7 +339,6 @@ impl Detector {
                     decoder.detections(&found.unwrap_or_default(), &letterbox, None)
                 }
             }
-            #[cfg(feature = "gpu")]
             _ => return Err(Error::Input("the stages and the session are on different backends".into())),
         };
         ms.decode = lap_ms(&mut lap);
@@ -284,7 +352,7 @@ impl Detector {
     /// When the device fails.
     pub fn annotate(&mut self, frame: &Frame, detections: &[Detection], style: &Style) -> Result<Frame, Error> {
         match &mut self.stages {
-            Stages::Cpu { .. } => Ok(draw::annotate(frame, detections, style)),
+            Stages::Cpu { .. } | Stages::Bytes(_) => Ok(draw::annotate(frame, detections, style)),
             #[cfg(feature = "gpu")]
             Stages::Gpu(frame_loop) => {
                 let (gpu, overlay) = frame_loop.overlay()?;

@@ -122,6 +122,8 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
     let plan = GpuDecode::new(&*case.head, &case.views, precision, NMS_CAPACITY);
     let buffers: Vec<wgpu::Buffer> =
         stored.iter().map(|v| gpu.upload_f32("output", v, precision).expect("upload")).collect();
+    let priors = (!plan.priors.is_empty())
+        .then(|| gpu.upload_f32("priors", plan.priors.as_flattened(), Precision::F32).expect("upload"));
     let candidates = gpu.storage_buffer("candidates", plan.candidates_bytes).expect("buffer");
     gpu.write(&candidates, 0, bytemuck::bytes_of(&header)).expect("write");
     let detections = gpu.storage_buffer("detections", plan.detections_bytes).expect("buffer");
@@ -133,6 +135,7 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
                 .iter()
                 .map(|b| match b {
                     GpuBinding::Output(o) => &buffers[*o],
+                    GpuBinding::Priors => priors.as_ref().expect("priors"),
                     GpuBinding::Candidates => &candidates,
                     GpuBinding::Detections => &detections,
                 })

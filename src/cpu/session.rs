@@ -1,5 +1,6 @@
 //! Walks a plan on the CPU.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -124,10 +125,28 @@ impl CpuSession {
         }
     }
 
-    /// For each output the whole buffer that it lies in, and where.
-    pub fn outputs(&mut self) -> Vec<(&[f32], &View)> {
-        let ids: Vec<BufferId> = self.plan.outputs.iter().map(|(_, view)| view.buffer).collect();
-        self.memory.slices(&ids).into_iter().zip(self.plan.outputs.iter().map(|(_, view)| view)).collect()
+    /// For each output the whole buffer that it lies in, and where; dense f32 copies of those that lie elsewhere.
+    ///
+    /// # Errors
+    /// When nothing was computed yet.
+    pub fn outputs(&mut self) -> Result<Vec<(Cow<'_, [f32]>, Cow<'_, View>)>, CpuError> {
+        let CpuSession { plan, memory, host, .. } = self;
+        let ids: Vec<BufferId> = plan.outputs.iter().map(|(_, view)| view.buffer).collect();
+        let dense = |tensor: &Tensor| {
+            let view = View::row_major(BufferId(0), tensor.shape());
+            (Cow::Owned(tensor.to_f32()), Cow::Owned(view))
+        };
+        let outputs = memory.slices(&ids).into_iter().zip(&plan.outputs).enumerate();
+        outputs
+            .map(|(i, (values, (name, view)))| match plan.host.outputs.get(i) {
+                Some(OutputPlace::Host(place)) => match &host[*place] {
+                    Some(tensor) => Ok(dense(tensor)),
+                    None => Err(CpuError::Host(format!("output '{name}' was not computed yet"))),
+                },
+                Some(OutputPlace::Constant(tensor)) => Ok(dense(tensor)),
+                _ => Ok((Cow::Borrowed(values), Cow::Borrowed(view))),
+            })
+            .collect()
     }
 
     /// An output as a dense tensor in the graph's axis order.

@@ -94,6 +94,8 @@ pub fn read_detections(bytes: &[u8]) -> Option<(DetectionsHeader, Vec<RawDetecti
 pub enum GpuBinding {
     /// The whole buffer of the network's output with that index.
     Output(usize),
+    /// The head's priors.
+    Priors,
     Candidates,
     Detections,
 }
@@ -102,6 +104,8 @@ pub enum GpuBinding {
 #[derive(Clone, Debug)]
 pub struct GpuDecode {
     pub dispatches: Vec<(Variant, Vec<GpuBinding>)>,
+    /// What lies in the buffer of [`GpuBinding::Priors`].
+    pub priors: Vec<[f32; 4]>,
     pub candidates_bytes: usize,
     pub detections_bytes: usize,
 }
@@ -114,14 +118,16 @@ impl GpuDecode {
             .variants(views, precision)
             .into_iter()
             .map(|(variant, outputs)| {
-                let bindings =
-                    [GpuBinding::Candidates].into_iter().chain(outputs.into_iter().map(GpuBinding::Output)).collect();
+                let mut bindings = vec![GpuBinding::Candidates];
+                bindings.extend(outputs.into_iter().map(GpuBinding::Output));
+                bindings.extend((!head.priors().is_empty()).then_some(GpuBinding::Priors));
                 (variant, bindings)
             })
             .collect();
         dispatches.push((nms::variant(max_detections), vec![GpuBinding::Candidates, GpuBinding::Detections]));
         GpuDecode {
             dispatches,
+            priors: head.priors().to_vec(),
             candidates_bytes: candidates_bytes(head.anchors()),
             detections_bytes: detections_bytes(max_detections),
         }

@@ -1,7 +1,9 @@
 //! From outputs to detections: a recognised head with the thresholds, labels and options of one session.
 
 use super::candidates::{CandidatesHeader, GpuDecode, NMS_CAPACITY};
-use super::head::{DecodeError, Details, Head, OutputRef, Recognised, ScoreFilter, Suppression, recognise};
+use super::head::{
+    DecodeError, Details, Head, OutputRef, PictureInput, Recognised, ScoreFilter, Suppression, recognise,
+};
 use super::labels::Labels;
 use super::nms;
 use super::rotated::RotatedBox;
@@ -35,6 +37,7 @@ pub struct Decoder {
     /// The kind of head, e.g. `yolox`.
     pub name: &'static str,
     pub preprocess: Preprocess,
+    pub picture: PictureInput,
     pub score_threshold: f32,
     pub iou_threshold: f32,
     pub max_detections: usize,
@@ -42,7 +45,7 @@ pub struct Decoder {
     pub multi_label: bool,
     classes: Option<Vec<u32>>,
     head: Box<dyn Head>,
-    output_shapes: Vec<Vec<usize>>,
+    output_shapes: Vec<Option<Vec<usize>>>,
 }
 
 const DEFAULT_MAX_DETECTIONS: usize = 300;
@@ -77,6 +80,7 @@ impl Decoder {
         Ok(Decoder {
             name: found.name,
             preprocess: found.preprocess,
+            picture: found.picture,
             score_threshold: options.score_threshold.unwrap_or(found.score_threshold),
             iou_threshold: options.iou_threshold.unwrap_or(found.iou_threshold),
             max_detections: options.max_detections.unwrap_or(DEFAULT_MAX_DETECTIONS).max(1),
@@ -103,13 +107,15 @@ impl Decoder {
     /// When the outputs are not those of the graph that was recognised.
     pub fn candidates(&self, outputs: &[OutputRef<'_>]) -> Result<Vec<RawDetection>, DecodeError> {
         for (index, expected) in self.output_shapes.iter().enumerate() {
+            let is_expected = |o: &OutputRef<'_>| expected.as_ref().is_none_or(|shape| o.view.shape == *shape);
             let found = match outputs.get(index) {
-                Some(o) if o.view.shape == *expected && o.view.end() <= o.values.len() => continue,
+                Some(o) if is_expected(o) && o.view.end() <= o.values.len() => continue,
                 Some(o) => format!("{:?} in {} elements", o.view.shape, o.values.len()),
                 None => "missing".to_string(),
             };
-            return Err(DecodeError::Output { index, expected: expected.clone(), found });
+            return Err(DecodeError::Output { index, expected: expected.clone().unwrap_or_default(), found });
         }
+        self.head.check(outputs).map_err(DecodeError::Outputs)?;
         let mut candidates = Vec::new();
         let filter = ScoreFilter { threshold: self.score_threshold, multi_label: self.multi_label };
         self.head.decode_twin(outputs, filter, &mut candidates);

@@ -1,6 +1,7 @@
 //! What a detection head is, and how a graph tells which one it ends in.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use super::RawDetection;
 use super::heads;
@@ -8,9 +9,11 @@ use super::labels::Labels;
 use super::mask::MaskGrid;
 use super::rotated::RotatedBox;
 use crate::convert::{ChannelOrder, Preprocess};
-use crate::infer::graph::{Graph, ValueId};
+use crate::infer::graph::{Declared, Graph, ValueId};
 use crate::infer::plan::View;
+use crate::infer::tensor::{DType, Tensor, TensorElements};
 use crate::letterbox::Fit;
+use crate::marshal::ChannelAxis;
 use crate::shader::{Precision, Variant};
 
 /// Why outputs cannot be turned into boxes.
@@ -26,10 +29,15 @@ pub enum DecodeError {
     UnknownHead { name: String, known: String },
     #[error("the head '{head}' does not fit this network: {reason}")]
     Misfit { head: String, reason: String },
-    #[error("input '{input}' of shape {shape:?} is no picture: a detector needs [1, 1 or 3, height, width]")]
+    #[error(
+        "input '{input}' of shape {shape:?} is no picture: a detector needs floats or bytes [1, 1 or 3, height, width] or \
+         [1, height, width, 1 or 3], or the same without the batch"
+    )]
     Input { input: String, shape: Vec<usize> },
     #[error("output {index} of the network should have shape {expected:?}, but is {found}")]
     Output { index: usize, expected: Vec<usize>, found: String },
+    #[error("the network's outputs cannot be decoded: {0}")]
+    Outputs(String),
     #[error("{0}")]
     Labels(String),
 }
@@ -94,6 +102,24 @@ pub trait Head: Debug + Send + Sync {
         Suppression::Iou
     }
 
+    /// Values of the network's inputs beside the picture, by name: the same for every frame.
+    fn inputs(&self) -> Vec<(String, Tensor)> {
+        Vec::new()
+    }
+
+    /// Whether outputs whose shapes depend on the picture are what the twin reads; it is asked before each frame's.
+    ///
+    /// # Errors
+    /// Says which output is not.
+    fn check(&self, _outputs: &[OutputRef<'_>]) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Boxes that the shaders read beside the outputs, bound after these as four f32 each; none for most heads.
+    fn priors(&self) -> &[[f32; 4]] {
+        &[]
+    }
+
     /// False where only the twin can: the outputs are then read back for it.
     fn has_shader(&self) -> bool {
         true
@@ -124,8 +150,17 @@ pub struct Recognised {
     pub score_threshold: f32,
     pub iou_threshold: f32,
     pub labels: Labels,
-    /// Shapes of the graph's outputs, which the head relies on.
-    pub output_shapes: Vec<Vec<usize>>,
+    pub picture: PictureInput,
+    /// Shapes of the graph's outputs, which the head relies on; `None` for those that depend on the picture.
+    pub output_shapes: Vec<Option<Vec<usize>>>,
+}
+
+/// Which of a network's inputs takes the picture, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PictureInput {
+    /// Among the graph's inputs.
+    pub index: usize,
+    pub axis: ChannelAxis,
 }
 
 /// What a head kind's `fit` returns.
@@ -184,11 +219,12 @@ pub const REGISTRY: &[HeadKind] = &[
 #[derive(Debug)]
 pub struct Signature<'a> {
     pub graph: &'a Graph,
+    pub picture: PictureInput,
     /// Width and height of the network's input.
     pub width: usize,
     pub height: usize,
     pub channels: usize,
-    /// Name and shape of each output.
+    /// Name and shape of each output; the shape is empty where it depends on the picture, see [`Signature::declared`].
     pub outputs: Vec<(&'a str, &'a [usize])>,
     /// The user named this head: what only serves to tell it from others of the same shape is not checked.
     pub named: bool,
@@ -196,23 +232,58 @@ pub struct Signature<'a> {
 
 impl<'a> Signature<'a> {
     pub(super) fn new(graph: &'a Graph, named: bool) -> Result<Signature<'a>, DecodeError> {
-        let input = graph.inputs.first().map(|&i| graph.value(i));
-        let (name, shape) = input.map_or(("(none)", &[][..]), |v| (v.name.as_str(), &v.fact.shape[..]));
-        match *shape {
-            [1, channels @ (1 | 3), height, width] if height > 0 && width > 0 => Ok(Signature {
-                graph,
-                width,
-                height,
-                channels,
-                outputs: graph
-                    .outputs
-                    .iter()
-                    .map(|&o| (graph.value(o).name.as_str(), &graph.fact(o).shape[..]))
-                    .collect(),
-                named,
-            }),
-            _ => Err(DecodeError::Input { input: name.to_string(), shape: shape.to_vec() }),
+        let takes_picture = |dtype: DType| matches!(dtype, DType::F32 | DType::U8);
+        let picture = graph.inputs.iter().enumerate().find_map(|(index, &id)| {
+            let fact = graph.fact(id);
+            let (axis, size) = ChannelAxis::of(&fact.shape).filter(|_| takes_picture(fact.dtype))?;
+            Some((PictureInput { index, axis }, size))
+        });
+        let Some((picture, [channels, height, width])) = picture else {
+            let input = graph.inputs.first().map(|&i| graph.value(i));
+            let (name, shape) = input.map_or(("(none)", &[][..]), |v| (v.name.as_str(), &v.fact.shape[..]));
+            return Err(DecodeError::Input { input: name.to_string(), shape: shape.to_vec() });
+        };
+        let outputs = graph.outputs.iter().map(|&o| (graph.value(o).name.as_str(), &graph.fact(o).shape[..])).collect();
+        Ok(Signature { graph, picture, width, height, channels, outputs, named })
+    }
+
+    /// Element type and dims of an output: as computed, or as declared where they depend on the picture.
+    pub fn declared(&self, output: usize) -> Option<Declared> {
+        let fact = self.graph.fact(self.graph.outputs[output]);
+        if fact.late {
+            return self.graph.declared_outputs.get(output).cloned().flatten();
         }
+        Some(Declared { dtype: fact.dtype, dims: fact.shape.iter().map(|&n| Some(n)).collect() })
+    }
+
+    /// True when the network takes the picture as bytes.
+    pub fn takes_bytes(&self) -> bool {
+        self.graph.fact(self.graph.inputs[self.picture.index]).dtype == DType::U8
+    }
+
+    /// Name and shape of each input beside the picture.
+    pub fn further_inputs(&self) -> Vec<(&'a str, &'a [usize])> {
+        let inputs = self.graph.inputs.iter().enumerate().filter(|&(i, _)| i != self.picture.index);
+        inputs.map(|(_, &id)| (self.graph.value(id).name.as_str(), &self.graph.fact(id).shape[..])).collect()
+    }
+
+    /// A tensor of the type and shape of a further input, from its elements in order.
+    ///
+    /// # Errors
+    /// When there is no such input, or it does not have that many elements of a type that numbers can be given in.
+    pub fn input_of(&self, name: &str, values: &[f32]) -> Result<(String, Tensor), String> {
+        let id = self.graph.inputs.iter().find(|&&id| self.graph.value(id).name == name);
+        let fact = self.graph.fact(*id.ok_or_else(|| format!("it has no input called '{name}'"))?);
+        let tensor = match fact.dtype {
+            DType::F32 => Tensor::from_f32(&fact.shape, values.to_vec()),
+            DType::I64 => Tensor::from_i64(&fact.shape, values.iter().map(|&v| v as i64).collect()),
+            DType::I32 => {
+                let values = values.iter().map(|&v| v as i32).collect();
+                Tensor::new(fact.shape.clone(), TensorElements::I32(Arc::new(values)))
+            }
+            other => Err(format!("it is {other}")),
+        };
+        tensor.map(|t| (name.to_string(), t)).map_err(|why| format!("input '{name}' cannot be filled: {why}"))
     }
 
     /// The shape of the only output, if it has that rank.
@@ -230,7 +301,19 @@ impl<'a> Signature<'a> {
 
     /// The outputs as text.
     pub fn describe(&self) -> String {
-        let all: Vec<String> = self.outputs.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        let late = |output: usize| match self.declared(output) {
+            _ if !self.graph.fact(self.graph.outputs[output]).late => None,
+            Some(d) => {
+                let dims = d.dims.iter().map(|n| n.map_or("?".to_string(), |n| n.to_string()));
+                Some(format!("{} [{}]", d.dtype, dims.collect::<Vec<_>>().join(", ")))
+            }
+            None => Some("of a shape that depends on the picture".to_string()),
+        };
+        let describe = |(i, (name, shape)): (usize, &(&str, &[usize]))| match late(i) {
+            Some(late) => format!("{name} {late}"),
+            None => format!("{name} {shape:?}"),
+        };
+        let all: Vec<String> = self.outputs.iter().enumerate().map(describe).collect();
         if all.is_empty() { "(none)".to_string() } else { all.join(", ") }
     }
 
@@ -358,6 +441,16 @@ pub fn spread(anchors: usize) -> ([u32; 3], usize) {
     ([x as u32, groups.div_ceil(x) as u32, 1], x * WORKGROUP)
 }
 
+/// What a kind of head makes of a network; all inputs beside the picture must be the head's.
+fn fit(kind: &HeadKind, signature: &Signature<'_>) -> Result<Fitted, String> {
+    let fitted = (kind.fit)(signature)?;
+    let given = fitted.head.inputs();
+    match signature.further_inputs().iter().find(|(name, _)| !given.iter().any(|(n, _)| n == name)) {
+        Some((name, shape)) => Err(format!("nothing is known of the network's further input '{name}' {shape:?}")),
+        None => Ok(fitted),
+    }
+}
+
 /// Finds out which head a graph ends in; `name` overrides it. Wants the graph as imported, before passes rewrite it.
 ///
 /// # Errors
@@ -371,12 +464,12 @@ pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, Decode
                 return Err(DecodeError::UnknownHead { name: name.to_string(), known: known() });
             };
             let fitted =
-                (kind.fit)(&signature).map_err(|reason| DecodeError::Misfit { head: name.to_string(), reason })?;
+                fit(kind, &signature).map_err(|reason| DecodeError::Misfit { head: name.to_string(), reason })?;
             (kind, fitted)
         }
         None => {
             let mut fits: Vec<(&HeadKind, Fitted)> =
-                REGISTRY.iter().filter_map(|k| (k.fit)(&signature).ok().map(|f| (k, f))).collect();
+                REGISTRY.iter().filter_map(|k| fit(k, &signature).ok().map(|f| (k, f))).collect();
             if fits.len() > 1 {
                 let candidates = fits.iter().map(|(k, _)| k.name).collect::<Vec<_>>().join("|");
                 return Err(DecodeError::Ambiguous { outputs: signature.describe(), candidates });
@@ -389,6 +482,7 @@ pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, Decode
         None => fitted.labels,
     };
     let order = if signature.channels == 1 { ChannelOrder::Gray } else { fitted.order };
+    let (mean, std) = if signature.takes_bytes() { heads::LEVELS } else { (fitted.mean, fitted.std) };
     Ok(Recognised {
         name: kind.name,
         head: fitted.head,
@@ -397,13 +491,19 @@ pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, Decode
             height_px: signature.height as u32,
             fit: fitted.fit,
             order,
-            mean: fitted.mean,
-            std: fitted.std,
+            mean,
+            std,
         },
         score_threshold: fitted.score_threshold,
         iou_threshold: fitted.iou_threshold,
         labels,
-        output_shapes: signature.outputs.iter().map(|(_, s)| s.to_vec()).collect(),
+        picture: signature.picture,
+        output_shapes: graph
+            .outputs
+            .iter()
+            .map(|&o| graph.fact(o))
+            .map(|fact| (!fact.late).then(|| fact.shape.clone()))
+            .collect(),
     })
 }
 
@@ -425,7 +525,7 @@ mod tests {
     #[test]
     fn inputs_that_are_no_pictures_are_refused() {
         let mut g = graph(64, 64, &[("output", &[1, 84, 38], &["Conv"])]);
-        g.values[g.inputs[0].0].fact.shape = vec![1, 64, 64, 3];
+        g.values[g.inputs[0].0].fact.shape = vec![1, 64, 64, 4];
         assert!(matches!(recognise(&g, None), Err(DecodeError::Input { .. })));
         g.inputs.clear();
         assert!(matches!(recognise(&g, None), Err(DecodeError::Input { .. })));

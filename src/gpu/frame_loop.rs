@@ -14,6 +14,7 @@ use crate::infer::plan::step::OutputPlace;
 use crate::infer::plan::view::{BufferId, View};
 use crate::letterbox::{FrameParams, Letterbox};
 use crate::marshal::{Pack, Route};
+use crate::shader::Precision;
 
 /// The buffers and dispatches around the layers.
 #[derive(Debug)]
@@ -59,16 +60,21 @@ impl Decode {
     fn new(gpu: &Gpu, session: &GpuSession, views: &[View], stages: &GpuDecode) -> Result<Decode, GpuError> {
         let candidates = gpu.storage_buffer("candidates", stages.candidates_bytes)?;
         let detections = gpu.storage_buffer("detections", stages.detections_bytes)?;
+        let priors = match &stages.priors[..] {
+            [] => None,
+            priors => Some(gpu.upload_f32("priors", priors.as_flattened(), Precision::F32)?),
+        };
         let dispatches = stages
             .dispatches
             .iter()
             .map(|(variant, bindings)| {
                 let buffers: Vec<&wgpu::Buffer> = bindings
                     .iter()
-                    .map(|binding| match binding {
-                        GpuBinding::Output(index) => session.buffer(views[*index].buffer),
-                        GpuBinding::Candidates => &candidates,
-                        GpuBinding::Detections => &detections,
+                    .filter_map(|binding| match binding {
+                        GpuBinding::Output(index) => Some(session.buffer(views[*index].buffer)),
+                        GpuBinding::Priors => priors.as_ref(),
+                        GpuBinding::Candidates => Some(&candidates),
+                        GpuBinding::Detections => Some(&detections),
                     })
                     .collect();
                 gpu.dispatch(variant, &buffers)
@@ -255,7 +261,7 @@ fn is_in_memory(session: &GpuSession, stages: &GpuDecode) -> bool {
     let bindings = stages.dispatches.iter().flat_map(|(_, bindings)| bindings);
     bindings.into_iter().all(|binding| match binding {
         GpuBinding::Output(index) => !matches!(session.plan().host.outputs.get(*index), Some(OutputPlace::Host(_))),
-        GpuBinding::Candidates | GpuBinding::Detections => true,
+        GpuBinding::Priors | GpuBinding::Candidates | GpuBinding::Detections => true,
     })
 }
 

@@ -64,6 +64,14 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
 }
 
+/// What a file says of an output before anything is computed. Of a [`Fact::late`] value it is all that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    pub dtype: DType,
+    /// `None`: the file leaves it open.
+    pub dims: Vec<Option<usize>>,
+}
+
 /// What an importer knows of a detection head: Darknet's head sections carry their anchors with them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DarknetHead {
@@ -142,6 +150,8 @@ pub struct Graph {
     pub outputs: Vec<ValueId>,
     /// For each output, whether the file declares it as f16. The graph computes in f32; what is handed out is f16.
     pub half_outputs: Vec<bool>,
+    /// For each output what an ONNX file says of it, if it does; empty for other formats.
+    pub declared_outputs: Vec<Option<Declared>>,
     /// `metadata_props` of an ONNX file.
     pub metadata: BTreeMap<String, String>,
     pub darknet_heads: Vec<DarknetHead>,
@@ -157,6 +167,7 @@ impl Graph {
             inputs: Vec::new(),
             outputs: Vec::new(),
             half_outputs: Vec::new(),
+            declared_outputs: Vec::new(),
             metadata: BTreeMap::new(),
             darknet_heads: Vec::new(),
         }

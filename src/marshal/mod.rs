@@ -22,16 +22,33 @@ pub enum Route {
 /// Which axis of a picture's input is the channels'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChannelAxis {
-    /// `[N, C, H, W]`
+    /// `[1, C, H, W]` or `[C, H, W]`
     First,
-    /// `[N, H, W, C]`
+    /// `[1, H, W, C]` or `[H, W, C]`
     Last,
+}
+
+impl ChannelAxis {
+    /// Where the channels of one picture stand, and its `[channels, height, width]`; `None` for what is no input for
+    /// one picture of 1 or 3 channels.
+    pub fn of(shape: &[usize]) -> Option<(ChannelAxis, [usize; 3])> {
+        let picture = match *shape {
+            [1, a, b, c] => [a, b, c],
+            [a, b, c] => [a, b, c],
+            _ => return None,
+        };
+        match picture {
+            [c @ (1 | 3), h, w] if h > 0 && w > 0 => Some((ChannelAxis::First, [c, h, w])),
+            [h, w, c @ (1 | 3)] if h > 0 && w > 0 => Some((ChannelAxis::Last, [c, h, w])),
+            _ => None,
+        }
+    }
 }
 
 /// Why an input can't take a picture.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MarshalError {
-    #[error("the input of shape {shape:?} takes no picture: it must have 4 axes, the first of extent 1")]
+    #[error("the input of shape {shape:?} takes no picture: it must have 3 axes, or 4 of which the first has extent 1")]
     Shape { shape: Vec<usize> },
     #[error("the input of shape {shape:?} has strides {strides:?}: elements of a picture would overlap")]
     Overlap { shape: Vec<usize>, strides: Vec<usize> },
@@ -42,8 +59,15 @@ pub enum MarshalError {
 /// # Errors
 /// When the view isn't that of one picture.
 pub fn route(input: &View, axis: ChannelAxis, block: usize) -> Result<Route, MarshalError> {
-    if input.rank() != 4 || input.shape[0] != 1 || input.is_empty() {
-        return Err(MarshalError::Shape { shape: input.shape.clone() });
+    let refused = || MarshalError::Shape { shape: input.shape.clone() };
+    let input = match input.shape[..] {
+        // A picture without a batch.
+        [a, b, c] => input.reshaped(&[1, a, b, c]).ok_or_else(refused)?,
+        [1, _, _, _] => input.clone(),
+        _ => return Err(refused()),
+    };
+    if input.is_empty() {
+        return Err(refused());
     }
     let input = match axis {
         ChannelAxis::First => input.clone(),
@@ -81,8 +105,37 @@ mod tests {
     }
 
     #[test]
+    fn pictures_without_a_batch() {
+        let chw = View::row_major(BufferId(2), &[3, 6, 5]);
+        let Ok(Route::Packed(pack)) = route(&chw, ChannelAxis::First, 1) else { panic!("is packed") };
+        assert_eq!((pack.input.shape, pack.input.strides[1..].to_vec()), (vec![1, 3, 6, 5], vec![30, 5, 1]));
+        let Ok(Route::Fused(view)) = route(&View::row_major(BufferId(2), &[6, 5, 3]), ChannelAxis::Last, 1) else {
+            panic!("is fused")
+        };
+        assert_eq!((view.shape, view.strides[1..].to_vec()), (vec![1, 3, 6, 5], vec![1, 15, 3]));
+    }
+
+    #[test]
+    fn channels_are_found_by_their_number() {
+        use ChannelAxis::{First, Last};
+        for (shape, expected) in [
+            (vec![1, 3, 6, 5], Some((First, [3, 6, 5]))),
+            (vec![1, 1, 6, 5], Some((First, [1, 6, 5]))),
+            (vec![1, 6, 5, 3], Some((Last, [3, 6, 5]))),
+            (vec![3, 6, 5], Some((First, [3, 6, 5]))),
+            (vec![6, 5, 1], Some((Last, [1, 6, 5]))),
+            (vec![2, 3, 6, 5], None),
+            (vec![1, 4, 6, 5], None),
+            (vec![1, 3, 0, 5], None),
+            (vec![1, 2], None),
+        ] {
+            assert_eq!(ChannelAxis::of(&shape), expected, "{shape:?}");
+        }
+    }
+
+    #[test]
     fn refuses_what_takes_no_picture() {
-        for shape in [vec![1, 3, 6], vec![2, 3, 6, 5], vec![1, 0, 6, 5]] {
+        for shape in [vec![3, 6], vec![2, 3, 6, 5], vec![1, 0, 6, 5], vec![0, 6, 5]] {
             assert!(route(&View::row_major(BufferId(0), &shape), ChannelAxis::First, 1).is_err(), "{shape:?}");
         }
         let repeated = View { buffer: BufferId(0), offset: 0, shape: vec![1, 3, 6, 5], strides: vec![0, 0, 5, 1] };

@@ -1,7 +1,8 @@
 //! Inputs of the graph: types, and dynamic dims bound to numbers.
 
-use super::proto::{DimensionValue, TensorTypeProto, ValueInfoProto};
+use super::proto::{DimensionProto, DimensionValue, TensorTypeProto, ValueInfoProto};
 use super::tensors;
+use crate::infer::graph::Declared;
 use crate::infer::import::{ImportError, ImportOptions};
 use crate::infer::ops::context::ELEMENTS_MAX;
 use crate::infer::tensor::{DType, element_count};
@@ -94,6 +95,16 @@ pub fn bind(input: &ValueInfoProto, options: &ImportOptions) -> Result<(Option<D
     Ok((tensors::dtype_of(tensor.elem_type), shape))
 }
 
+/// Type and shape of an output as the file has them; `None` where it does not say.
+pub fn declared(tensor: &TensorTypeProto) -> Option<Declared> {
+    let extent = |d: &DimensionProto| match d.value {
+        Some(DimensionValue::Value(v)) => usize::try_from(v).ok(),
+        _ => None,
+    };
+    let dims = tensor.shape.as_ref()?.dim.iter().map(extent).collect();
+    Some(Declared { dtype: tensors::dtype_of(tensor.elem_type)?, dims })
+}
+
 /// Axes of height and width of a picture: 2 and 3, or 1 and 2 where the channels stand last.
 fn picture_axes(dims: &[Dim<'_>]) -> Option<[usize; 2]> {
     let channels = |d: &Dim<'_>| matches!(d, Dim::Fixed(1 | 3 | 4));
@@ -109,7 +120,7 @@ fn picture_axes(dims: &[Dim<'_>]) -> Option<[usize; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::{DataType, DimensionProto, TensorShapeProto, TypeProto};
+    use super::super::proto::{DataType, TensorShapeProto, TypeProto};
     use super::*;
     use std::collections::BTreeMap;
 

@@ -239,6 +239,7 @@ impl<'a> Importer<'a> {
                     let tensor = output.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
                     self.graph.outputs.push(id);
                     self.graph.half_outputs.push(tensor.is_some_and(|t| t.elem_type == DataType::Float16 as i32));
+                    self.graph.declared_outputs.push(tensor.and_then(inputs::declared));
                 }
                 Some(Known::Refused) => {}
                 Some(Known::NotProduced(why)) => self.refuse(&output.name, "output", why),
