@@ -2,12 +2,14 @@
 
 #![cfg(feature = "gpu")]
 
-use eyas::decode::{Detection, RawDetection};
+use eyas::decode::rotated::RotatedBox;
+use eyas::decode::{Detection, Mask, RawDetection};
 use eyas::draw::layout::{DrawHeader, FOUND_HEADER_WORDS, LabelTable, lay_out, overlay_bytes, variant};
 use eyas::draw::{Instance, Style, annotate, instances};
 use eyas::frame::{Frame, PixelFormat};
 use eyas::gpu::draw::{Overlay, TargetView};
 use eyas::gpu::{Gpu, GpuError, test_gpu};
+use eyas::letterbox::{Fit, Letterbox};
 
 /// Numbers that look random and are the same everywhere (SplitMix64).
 struct Random(u64);
@@ -67,6 +69,32 @@ fn named(raw: &[RawDetection]) -> Vec<Detection> {
         .collect()
 }
 
+/// Some of them with a mask, a turned box, landmarks.
+fn with_shapes(mut found: Vec<Detection>, picture_px: [u32; 2]) -> Vec<Detection> {
+    let letterbox = Letterbox::new(Fit::Stretch, picture_px, picture_px);
+    let mut random = Random(3);
+    for (i, d) in found.iter_mut().enumerate() {
+        match i % 4 {
+            0 if d.bounds.iter().all(|v| v.abs() < 1e4) => {
+                let rotated = RotatedBox { angle: random.between(-1.0, 2.0), ..RotatedBox::upright(d.bounds) };
+                d.quad = Some(rotated.in_picture(&letterbox));
+            }
+            1 => {
+                // A hole in the middle, and rows that begin and end anywhere.
+                let [w, h] = picture_px.map(|v| v.min(40));
+                let (from, hole) = (random.next() as u32 % (w * h).div_ceil(3), (w * h) / 8);
+                let mut runs = vec![from, (w * h - from - hole) / 2, hole];
+                runs.push(w * h - runs.iter().sum::<u32>());
+                let left = random.next() as u32 % (picture_px[0] - w + 1);
+                d.mask = Some(Mask { bounds_px: [left, 0, left + w, h], runs });
+            }
+            2 => d.landmarks = (0..5).map(|_| [random.between(-5.0, 700.0), random.between(-5.0, 500.0)]).collect(),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// The share of pixels whose channels all differ by no more than `levels`.
 fn agreement(a: &Frame, b: &Frame, levels: u8) -> f64 {
     assert_eq!((a.width, a.height, a.format, a.bytes.len()), (b.width, b.height, b.format, b.bytes.len()));
@@ -93,7 +121,7 @@ fn both_backends_draw_the_same_picture() {
         (640, 480, 0, PixelFormat::Rgb8),
     ] {
         let frame = picture(width, height, format);
-        let found = named(&detections(count, width, height));
+        let found = with_shapes(named(&detections(count, width, height)), [width, height]);
         for style in [Style::default(), Style { text_px: Some(33), line_px: Some(5), ..Style::default() }] {
             let expected = annotate(&frame, &found, &style);
             let drawn = overlay.render(&gpu, &frame, &instances(&found, [width, height], &style)).expect("a picture");

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use super::RawDetection;
 use super::candidates::CandidatesHeader;
-use super::rotated::{RotatedBox, probabilistic_iou};
+use super::rotated::RotatedBox;
 use crate::shader::{Variant, VariantBuilder};
 
 const STEM: &str = "nms";
@@ -117,7 +117,7 @@ pub fn run_rotated(
     max: usize,
     box_of: impl Fn(&RawDetection) -> RotatedBox,
 ) -> Vec<RawDetection> {
-    run_by(candidates, max, box_of, |kept, other| probabilistic_iou(kept, other) > threshold)
+    run_by(candidates, max, |c| box_of(c).gaussian(), |kept, other| kept.overlap(other) > threshold)
 }
 
 /// Keeps at most `max`, best first: for networks that suppress overlaps themselves.

@@ -60,27 +60,38 @@ impl RotatedBox {
         Quad { corners, angle: side[1].atan2(side[0]) }
     }
 
-    /// Variance along x, along y, and covariance of a uniform distribution over the box.
-    fn covariance(&self) -> [f32; 3] {
+    /// The normal distribution with mean and variances of a uniform one over the box.
+    pub fn gaussian(&self) -> Gaussian {
         let (sin, cos) = self.angle.sin_cos();
         let [a, b] = self.size.map(|v| v * v / 12.0);
-        [a * cos * cos + b * sin * sin, a * sin * sin + b * cos * cos, (a - b) * cos * sin]
+        let covariance = [a * cos * cos + b * sin * sin, a * sin * sin + b * cos * cos, (a - b) * cos * sin];
+        Gaussian { mean: self.centre, covariance }
     }
 }
 
-/// Probabilistic IoU: 1 − the Hellinger distance of two normal distributions with the boxes' means and variances; 1 for
-/// the same box, towards 0 far apart. Llerena et al., "Gaussian Bounding Boxes and Probabilistic
-/// Intersection-over-Union for Object Detection", arXiv 2106.06072.
-pub fn probabilistic_iou(a: &RotatedBox, b: &RotatedBox) -> f32 {
-    let ([a_x, a_y, a_xy], [b_x, b_y, b_xy]) = (a.covariance(), b.covariance());
-    let (var_x, var_y, var_xy) = (a_x + b_x, a_y + b_y, a_xy + b_xy);
-    let (x, y) = (a.centre[0] - b.centre[0], a.centre[1] - b.centre[1]);
-    let determinant = var_x * var_y - var_xy * var_xy;
-    let of_centres = 0.25 * (var_x * y * y + var_y * x * x - 2.0 * var_xy * x * y) / (determinant + EPSILON);
-    let own = ((a_x * a_y - a_xy * a_xy).max(0.0) * (b_x * b_y - b_xy * b_xy).max(0.0)).sqrt();
-    let of_shapes = 0.5 * (determinant / (4.0 * own + EPSILON) + EPSILON).ln();
-    let bhattacharyya = (of_centres + of_shapes).clamp(EPSILON, 100.0);
-    1.0 - (1.0 - (-bhattacharyya).exp() + EPSILON).sqrt()
+/// A normal distribution in the plane.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gaussian {
+    pub mean: [f32; 2],
+    /// Variance along x, along y, and covariance.
+    pub covariance: [f32; 3],
+}
+
+impl Gaussian {
+    /// Probabilistic IoU of two boxes: 1 − the Hellinger distance of their distributions; 1 for the same box, towards 0
+    /// far apart. Llerena et al., "Gaussian Bounding Boxes and Probabilistic Intersection-over-Union for Object
+    /// Detection", arXiv 2106.06072.
+    pub fn overlap(&self, other: &Gaussian) -> f32 {
+        let ([a_x, a_y, a_xy], [b_x, b_y, b_xy]) = (self.covariance, other.covariance);
+        let (var_x, var_y, var_xy) = (a_x + b_x, a_y + b_y, a_xy + b_xy);
+        let (x, y) = (self.mean[0] - other.mean[0], self.mean[1] - other.mean[1]);
+        let determinant = var_x * var_y - var_xy * var_xy;
+        let of_centres = 0.25 * (var_x * y * y + var_y * x * x - 2.0 * var_xy * x * y) / (determinant + EPSILON);
+        let own = ((a_x * a_y - a_xy * a_xy).max(0.0) * (b_x * b_y - b_xy * b_xy).max(0.0)).sqrt();
+        let of_shapes = 0.5 * (determinant / (4.0 * own + EPSILON) + EPSILON).ln();
+        let bhattacharyya = (of_centres + of_shapes).clamp(EPSILON, 100.0);
+        1.0 - (1.0 - (-bhattacharyya).exp() + EPSILON).sqrt()
+    }
 }
 
 #[cfg(test)]
@@ -155,16 +166,16 @@ mod tests {
                 }
             }
             let expected = 1.0 - (1.0 - coefficient).max(0.0).sqrt();
-            assert!((f64::from(probabilistic_iou(&a, &b)) - expected).abs() < 1e-3, "{a:?} {b:?} {expected}");
+            assert!((f64::from(a.gaussian().overlap(&b.gaussian())) - expected).abs() < 1e-3, "{a:?} {b:?} {expected}");
         }
     }
 
     #[test]
     fn the_same_box_overlaps_wholly_and_no_box_breaks_it() {
         let one = rotated(30.0, 40.0, 20.0, 10.0, 0.3);
-        assert!(probabilistic_iou(&one, &one) > 0.999);
-        assert!(probabilistic_iou(&one, &rotated(3000.0, 40.0, 20.0, 10.0, 0.3)) < 1e-3);
+        assert!(one.gaussian().overlap(&one.gaussian()) > 0.999);
+        assert!(one.gaussian().overlap(&rotated(3000.0, 40.0, 20.0, 10.0, 0.3).gaussian()) < 1e-3);
         let empty = rotated(5.0, 5.0, 0.0, 0.0, 0.0);
-        assert!(probabilistic_iou(&empty, &empty).is_finite());
+        assert!(empty.gaussian().overlap(&empty.gaussian()).is_finite());
     }
 }

@@ -115,7 +115,12 @@ pub fn instances(detections: &[Detection], picture_px: [u32; 2], style: &Style) 
     for d in detections.iter().rev() {
         list.extend(d.quad.iter().flat_map(|quad| shapes::quad(quad, d.class, picture_px, style.line_px(picture_px))));
     }
-    list.extend(layout::lay_out_labels(&raw, &table));
+    let labelled = |(d, r): (&Detection, &RawDetection)| match &d.quad {
+        Some(quad) => RawDetection { bounds: shapes::label_bounds(quad, r.bounds), ..*r },
+        None => *r,
+    };
+    let labelled: Vec<RawDetection> = detections.iter().zip(&raw).map(labelled).collect();
+    list.extend(layout::lay_out_labels(&labelled, &table));
     for d in detections.iter().rev() {
         let shown = |k: usize| d.visibility.get(k).is_none_or(|&v| v >= 0.5);
         let points = d.landmarks.iter().enumerate().filter(|(k, _)| shown(*k));

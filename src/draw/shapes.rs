@@ -65,6 +65,17 @@ pub fn quad(quad: &Quad, class: u32, picture_px: [u32; 2], line_px: u32) -> Vec<
     sides(half_px + 1.0, outline_colour(fill)).chain(sides(half_px, fill)).collect()
 }
 
+/// The box that the label of a turned box is laid out by: its left is the topmost corner, so that the label touches it.
+/// `bounds` is the upright box around the turned one.
+pub fn label_bounds(quad: &Quad, bounds: [f32; 4]) -> [f32; 4] {
+    // Corners of nearly the same height are equal; the left one counts.
+    let key = |p: &[f32; 2]| (p[1].round(), p[0]);
+    let top = quad.corners.iter().min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal));
+    // `max` and `min`, which pass NaN over.
+    let left = top.map_or(bounds[0], |p| p[0]).max(bounds[0]).min(bounds[2]);
+    [left, bounds[1], bounds[2].max(left + 1.0), bounds[3]]
+}
+
 /// The pixels whose centres lie within `half_px` of the line from `a` to `b`, or of its prolongation by as much: row, first
 /// column, column after the last. At least one pixel in every row or column that the line crosses.
 fn thick_line(a: [f32; 2], b: [f32; 2], half_px: f32, picture_px: [u32; 2]) -> Vec<[i32; 3]> {
@@ -185,6 +196,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn labels_touch_the_topmost_corner() {
+        let corners = [[20.0, 30.0], [60.0, 10.0], [70.0, 30.0], [30.0, 50.0]];
+        let quad = Quad { corners, angle: -0.46 };
+        assert_eq!(label_bounds(&quad, [20.0, 10.0, 70.0, 50.0]), [60.0, 10.0, 70.0, 50.0]);
+        // All but upright: the left of two corners of a height, although the right one is a little higher.
+        let corners = [[60.0, 10.0], [60.1, 50.0], [20.1, 50.1], [20.0, 10.1]];
+        assert_eq!(label_bounds(&Quad { corners, angle: 1.57 }, [20.0, 10.0, 60.1, 50.1])[0], 20.0);
+        // At the right border, and no number at all.
+        let bounds = [0.0, 0.0, 60.0, 50.0];
+        assert_eq!(label_bounds(&quad, bounds), [60.0, 0.0, 61.0, 50.0]);
+        let none = Quad { corners: [[f32::NAN; 2]; 4], angle: 0.0 };
+        assert_eq!(label_bounds(&none, bounds)[1..], bounds[1..]);
+        let _ = label_bounds(&quad, [f32::NAN; 4]);
     }
 
     #[test]
