@@ -7,7 +7,7 @@
 No trained weights are needed: each network is written here, with the outputs' names, shapes and metadata of the exporter
 it stands for, and with random numbers as outputs that depend a little on the picture. What they mean is computed in
 64-bit floats from the outputs of ONNX Runtime, apart from eyas: segmentation, poses, turned boxes, end-to-end rows, faces
-with landmarks, raw maps, semantic maps. Compared are number, class, score, box, landmarks, visibility, corners, angle and
+with landmarks, raw maps, YOLOv4's tables, semantic maps. Compared are number, class, score, box, landmarks, visibility, corners, angle and
 every pixel of the masks. Exit code 1 on a difference.
 
 Needs the packages of scripts/requirements.txt.
@@ -31,6 +31,8 @@ import program  # noqa: E402
 WIDTH, HEIGHT = 160, 96
 PICTURE = (213, 131)
 CONF = 0.25
+# Networks that take the picture stretched.
+STRETCHED = {"yolov3 maps", "yolov4 maps", "yolov4 tables"}
 BOX_TOLERANCE_PX = 0.02
 SCORE_TOLERANCE = 1e-4
 # Share of a mask's pixels that may differ: those where the value is within rounding of the threshold.
@@ -71,6 +73,8 @@ def props(task, classes, **more):
     }  # fmt: skip
 
 
+ANCHORS = [[(10, 13), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 119)], [(116, 90), (156, 198), (373, 326)]]
+LARGER_ANCHORS = [[(12, 16), (19, 36), (40, 28)], [(36, 75), (76, 55), (72, 146)], [(142, 110), (192, 243), (459, 401)]]
 CELLS = [(WIDTH // s, HEIGHT // s) for s in (8, 16, 32)]
 N8 = sum(w * h for w, h in CELLS)
 
@@ -158,9 +162,16 @@ def cases(random):
     maps = {f"p{s}": random.normal(size=(1, 3, h, w, 9)) * 1.5 for s, (w, h) in zip((3, 4, 5), CELLS, strict=True)}
     for values in maps.values():
         values[..., 4] -= 2.5
-    yield "yolov5 maps", maps, {"stride": "32", "names": props("", 4)["names"]}, v5_maps, ["--head", "yolo_v5_maps"]
+    yield "yolov5 maps", maps, {"stride": "32", "names": props("", 4)["names"]}, raw_maps(ANCHORS, (2, 2, 2), True, 0.45), ["--head", "yolo_v5_maps"]
     flat = {k: m.transpose(0, 1, 4, 2, 3).reshape(1, 27, m.shape[2], m.shape[3]) for k, m in maps.items()}
-    yield "yolov5 maps 27", flat, {}, v5_maps, ["--head", "yolo_v5_maps"]
+    yield "yolov5 maps 27", flat, {}, raw_maps(ANCHORS, (2, 2, 2), True, 0.45), ["--head", "yolo_v5_maps"]
+
+    yield "yolov7 maps", maps, {}, raw_maps(LARGER_ANCHORS, (2, 2, 2), True, 0.65), ["--head", "yolo_v7_maps"]
+    yield "yolov3 maps", flat, {}, raw_maps(ANCHORS, (1, 1, 1), False, 0.45), ["--head", "yolo_v3_maps"]
+    yield "yolov4 maps", flat, {}, raw_maps(LARGER_ANCHORS, (1.2, 1.1, 1.05), False, 0.45), ["--head", "yolo_v4_maps"]
+    fractions = corner_boxes(random, n).T / (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    outputs = {"boxes": fractions[None, :, None], "confs": class_scores(random, 4, n).T[None]}
+    yield "yolov4 tables", outputs, {}, yolo_v4, []
 
     logits = np.stack([cv2.resize(m, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
                        for m in random.normal(size=(6, 6, 8)).astype(np.float32) * 3])[None]  # fmt: skip
@@ -170,11 +181,26 @@ def cases(random):
 # ---------------------------------------------------------------- what the outputs mean
 
 
+# How the picture lies in the input: "centre" or "stretch".
+fit = "centre"
+
+
 def letterbox():
-    """Scale and offset (x, y) of a picture in the middle of the input."""
+    """Scale and offset (both x, y) of the picture in the input."""
+    if fit == "stretch":
+        return np.array([WIDTH / PICTURE[0], HEIGHT / PICTURE[1]]), np.zeros(2, int)
     scale = min(WIDTH / PICTURE[0], HEIGHT / PICTURE[1])
     size = [math.floor(v * scale + 0.5) for v in PICTURE]
-    return scale, ((WIDTH - size[0]) // 2, (HEIGHT - size[1]) // 2)
+    return np.array([scale, scale]), np.array([(WIDTH - size[0]) // 2, (HEIGHT - size[1]) // 2])
+
+
+def network_input(picture):
+    """The picture (BGR) in the network's input: RGB, divided by 255."""
+    scale, offset = letterbox()
+    size = [math.floor(v * s + 0.5) for v, s in zip(PICTURE, scale, strict=True)]
+    canvas = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
+    canvas[offset[1] : offset[1] + size[1], offset[0] : offset[0] + size[0]] = cv2.resize(picture, size)
+    return (canvas[:, :, ::-1].astype(np.float32) / 255).transpose(2, 0, 1)[None]
 
 
 def to_picture(points, clip=True):
@@ -240,7 +266,7 @@ def pixel_mask(value_at, box):
     scale, offset = letterbox()
     y, x = np.mgrid[0 : PICTURE[1], 0 : PICTURE[0]] + 0.5
     inside = (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
-    return inside & (value_at(x * scale + offset[0], y * scale + offset[1]) > 0)
+    return inside & (value_at(x * scale[0] + offset[0], y * scale[1] + offset[1]) > 0)
 
 
 def bilinear(grid, x, y):
@@ -318,19 +344,33 @@ def final(kind, shape=None):
     return decode
 
 
-def v5_maps(outputs):
-    anchors = [[(10, 13), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 119)], [(116, 90), (156, 198), (373, 326)]]
-    rows = []
-    for values, stride, sizes in zip(outputs.values(), (8, 16, 32), anchors, strict=True):
-        p = 1 / (1 + np.exp(-values.astype(np.float64)))
-        if p.ndim == 4:
-            p = p.reshape(1, 3, 9, *p.shape[2:]).transpose(0, 1, 3, 4, 2)
-        for a, (w, h) in enumerate(sizes):
-            for (j, i), _ in np.ndenumerate(p[0, a, :, :, 0]):
-                q = p[0, a, j, i]
-                box = [(2 * q[0] - 0.5 + i) * stride, (2 * q[1] - 0.5 + j) * stride, 4 * q[2] ** 2 * w, 4 * q[3] ** 2 * h]
-                rows.append(np.concatenate([box, q[4:]]))
-    return rows_decoder(rows, 4, 5, "detect", 0.45, outputs, None, True)
+def raw_maps(anchors, alphas, square, iou_threshold):
+    def decode(outputs):
+        rows = []
+        for values, stride, sizes, alpha in zip(outputs.values(), (8, 16, 32), anchors, alphas, strict=True):
+            raw = values.astype(np.float64)
+            if raw.ndim == 4:
+                raw = raw.reshape(1, 3, 9, *raw.shape[2:]).transpose(0, 1, 3, 4, 2)
+            p = 1 / (1 + np.exp(-raw))
+            for a, size in enumerate(sizes):
+                for (j, i), _ in np.ndenumerate(p[0, a, :, :, 0]):
+                    q = p[0, a, j, i]
+                    centre = (q[:2] * alpha - (alpha - 1) / 2 + (i, j)) * stride
+                    sides = (4 * q[2:4] ** 2 if square else np.exp(raw[0, a, j, i, 2:4])) * size
+                    rows.append(np.concatenate([centre, sides, q[4:]]))
+        return rows_decoder(rows, 4, 5, "detect", iou_threshold, outputs, None, True)
+
+    return decode
+
+
+def yolo_v4(outputs):
+    found = []
+    boxes = outputs["boxes"][0, :, 0].astype(np.float64) * (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    for box, scores in zip(boxes, outputs["confs"][0].astype(np.float64), strict=True):
+        best = int(scores.argmax())
+        if scores[best] >= CONF:
+            found.append({"class": best, "score": scores[best], "model": box})
+    return [describe(d, None, "detect", outputs, None) for d in suppress(found, 0.6)]
 
 
 def semantic(outputs):
@@ -390,6 +430,7 @@ def differences(found, expected):
 
 
 def main():
+    global fit
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     program.add_option(parser)
     parser.add_argument("--backends", nargs="+", default=["cpu", "gpu"], choices=["cpu", "gpu"])
@@ -406,12 +447,9 @@ def main():
                 continue
             network(model, outputs, metadata)
             session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-            scale, offset = letterbox()
-            canvas = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
-            size = [math.floor(v * scale + 0.5) for v in PICTURE]
-            canvas[offset[1] : offset[1] + size[1], offset[0] : offset[0] + size[0]] = cv2.resize(picture, size)
-            batch = (canvas[:, :, ::-1].astype(np.float32) / 255).transpose(2, 0, 1)[None]
-            expected = decode(dict(zip(outputs, session.run(list(outputs), {"images": batch}), strict=True)))
+            fit = "stretch" if name in STRETCHED else "centre"
+            values = session.run(list(outputs), {"images": network_input(picture)})
+            expected = decode(dict(zip(outputs, values, strict=True)))
             for backend in options.backends:
                 try:
                     lines = program.call_json(options.eyas, "detect", "-m", model, "--backend", backend, "--conf", CONF,

@@ -75,7 +75,7 @@ impl MaskGrid {
         let model = (pixel as f32 + 0.5) * letterbox.scale[axis] + letterbox.offset_px[axis];
         let [from, to] = [self.area_px[axis], self.area_px[axis + 2]];
         let at = (model - from) / (to - from) * cells as f32;
-        if !(at >= 0.0 && at <= cells as f32) || cells == 0 {
+        if !(0.0..=cells as f32).contains(&at) || cells == 0 {
             return None;
         }
         let last = cells - 1;

@@ -84,7 +84,7 @@ fn thick_line(a: [f32; 2], b: [f32; 2], half_px: f32, picture_px: [u32; 2]) -> V
     let length = dx.hypot(dy);
     // Far outside, pixels are coarser than the line.
     let is_near = [a, b].iter().flatten().all(|v| v.abs() < SIDE_LIMIT_PX as f32);
-    if !is_near || !(length > 0.0) {
+    if !is_near || length.is_nan() || length <= 0.0 {
         return Vec::new();
     }
     let half_px = half_px.max(0.5);

@@ -125,7 +125,7 @@ impl Head for EndToEnd {
         for row in 0..self.rows {
             let score = rows.at(values, row, 4);
             let class = (rows.at(values, row, 5) + 0.5).floor();
-            if score >= filter.threshold && score > 0.0 && class >= 0.0 && class < self.classes as f32 {
+            if score >= filter.threshold && score > 0.0 && (0.0..self.classes as f32).contains(&class) {
                 emit.push(RawDetection {
                     bounds: self.bounds(values, &rows, row),
                     score,

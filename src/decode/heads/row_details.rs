@@ -201,7 +201,7 @@ mod tests {
                     for point in [bounds[axis], bounds[axis + 2]] {
                         let at = (point / 8.0 - 0.5).clamp(0.0, cells - 1.0);
                         let count = [grid.cols, grid.rows][axis];
-                        assert!(at.floor() as usize >= cell[axis] && at.ceil() as usize <= cell[axis] + count - 1);
+                        assert!(at.floor() as usize >= cell[axis] && (at.ceil() as usize) < cell[axis] + count);
                     }
                 }
             });
