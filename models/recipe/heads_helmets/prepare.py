@@ -229,6 +229,19 @@ def parts(data, split):
     return result
 
 
+def scenes(folder):
+    """Rendered pictures with labels in the form of YOLO, as `parts` gives photos: `[(path, boxes [n, 5])]`."""
+    result = []
+    for path in sorted((Path(folder) / "images").iterdir()):
+        height, width = cv2.imread(str(path)).shape[:2]
+        label = Path(folder) / "labels" / f"{path.stem}.txt"
+        rows = np.array([line.split() for line in label.read_text().splitlines()], np.float32).reshape(-1, 5)
+        centre, half = rows[:, 1:3], rows[:, 3:5] / 2
+        corners = np.concatenate([centre - half, centre + half], 1) * np.float32([width, height, width, height])
+        result.append((path, np.concatenate([rows[:, :1], corners], 1)))
+    return result
+
+
 def class_names(data):
     return [c["name"] for c in sorted(read(data)["categories"], key=lambda c: c["id"])]
 

@@ -7,6 +7,10 @@ first two epochs, stays, and falls to a hundredth over the last quarter of the e
 size and no mosaics. Before it falls the state is kept as DIR2/NETWORK_steady.pt: a later run with more epochs goes on
 from there. Runs on a GPU if there is one. On a busy CPU, `--processes 2` with `--torch-threads 1` beats two
 threads: each process takes half of every batch, and they share their gradients.
+
+`--scenes DIR3` mixes in pictures that eyas renders (images/, labels/ in the form of YOLO): of the samples of an epoch,
+one in eight is a scene in place of a photo, and so is one in eight of the others in its mosaics. What is measured
+stays photos.
 """
 
 import argparse
@@ -37,6 +41,8 @@ DECAY = 0.02
 FALL = 0.25
 WARM_EPOCHS = 2
 MOSAIC = 0.6
+# Share of rendered scenes among the samples, with --scenes.
+SCENES = 0.125
 # Share of the input's side that a training picture has while the rate stays: faster, and other sizes are learned too.
 SHARES = (0.6, 0.7, 0.8, 1.0)
 AVERAGE = 0.9995
@@ -109,11 +115,26 @@ def load_averaged(path, classes):
     return network.eval()
 
 
+class Mixed:
+    """Photos by index, with a scene drawn at random in place of some."""
+
+    def __init__(self, rng, photos, scenes):
+        self.rng, self.photos, self.scenes = rng, photos, scenes
+
+    def __len__(self):
+        return len(self.photos)
+
+    def __getitem__(self, index):
+        if self.rng.random() < SCENES:
+            return self.scenes[self.rng.integers(len(self.scenes))]
+        return self.photos[index]
+
+
 class Batches:
     """Batches of an epoch from a number on, made by threads in the background; of each batch, the process's part."""
 
-    def __init__(self, photos, epoch, first, input_px, steady, threads, rank=0, processes=1):
-        self.photos, self.epoch, self.input_px, self.steady = photos, epoch, input_px, steady
+    def __init__(self, photos, scenes, epoch, first, input_px, steady, threads, rank=0, processes=1):
+        self.photos, self.scenes, self.epoch, self.input_px, self.steady = photos, scenes, epoch, input_px, steady
         self.rank, self.processes = rank, processes
         order = np.random.default_rng([SEED, epoch]).permutation(len(photos))
         self.batches = [order[k : k + BATCH] for k in range(0, len(order) - BATCH + 1, BATCH)]
@@ -148,12 +169,18 @@ class Batches:
         for k, place in enumerate(chosen):
             rng = np.random.default_rng([SEED, self.epoch, number, place])
             index, mosaic = self.batches[number][place], MOSAIC if self.steady else 0.0
-            picture, boxes = augment.sample(rng, self.photos, index, side, self.input_px, mosaic)
+            picture, boxes = augment.sample(rng, self.pictures(rng), index, side, self.input_px, mosaic)
             pixels[k] = picture[..., ::-1].transpose(2, 0, 1)
             owners.append(np.full(len(boxes), k))
             truths.append(boxes)
         pixels *= 1 / 255
         return pixels, np.concatenate(owners), np.concatenate(truths).astype(np.float32)
+
+    def pictures(self, rng):
+        """What a sample is made of, by index: photos, some of them replaced by scenes."""
+        if not self.scenes:
+            return self.photos
+        return Mixed(rng, self.photos, self.scenes)
 
     def __iter__(self):
         for number in range(self.first, len(self.batches)):
@@ -216,6 +243,7 @@ class Run:
         names = prepare.class_names(args.data)
         photos = prepare.parts(args.data, args.split)
         self.photos, self.checks = augment.load(photos["train"]), augment.load(photos["validation"])
+        self.scenes = augment.load(prepare.scenes(args.scenes)) if args.scenes else []
         torch.manual_seed(SEED)
         self.network = build(args.network, len(names)).to(self.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -299,7 +327,9 @@ class Run:
             self.save(self.steady_path)
         self.network.train()
         part = self.rank, args.processes
-        batches = Batches(self.photos, self.epoch, self.batch, self.network.input_px, steady, args.threads, *part)
+        batches = Batches(
+            self.photos, self.scenes, self.epoch, self.batch, self.network.input_px, steady, args.threads, *part
+        )
         began = saved = time.monotonic()
         for number, (pixels, owners, truths) in batches:
             rate = RATE * rate_at(self.epoch + number / len(batches.batches), args.epochs)
@@ -345,6 +375,7 @@ def main():
     parser.add_argument("--network", choices=[*SIZES, "yolov8n"], required=True)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--split", default=Path(__file__).with_name("split.csv"))
+    parser.add_argument("--scenes", metavar="DIR3", help="rendered pictures to mix in, see examples/render_scenes.rs")
     parser.add_argument("--threads", type=int, default=1, help="threads that make pictures")
     parser.add_argument("--processes", type=int, default=1, help="processes that share a batch, on a CPU")
     parser.add_argument("--torch-threads", type=int, help="threads of the network [default: one per core]")
