@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use eyas::acquire::Source;
-use eyas::acquire::pattern::{Pattern, PatternScene};
+use eyas::acquire::pattern::Pattern;
+use eyas::acquire::scenes::Shapes;
 use eyas::draw::Style;
 use eyas::gpu::{Gpu, Offscreen, test_gpu};
 use eyas::infer::activation::Activation;
@@ -145,7 +146,7 @@ fn detector(model: &Model, session: Session) -> Detector {
 }
 
 fn frames(count: usize) -> Vec<Frame> {
-    let mut pattern = Pattern::new(PatternScene::new(320, 240).expect("a scene"));
+    let mut pattern = Pattern::new(Shapes::new(320, 240).expect("a scene"));
     (0..count).map(|_| pattern.next().expect("a frame").expect("a frame").frame).collect()
 }
 

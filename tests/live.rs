@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use eyas::acquire::Source;
-use eyas::acquire::pattern::{Pattern, PatternScene};
+use eyas::acquire::pattern::Pattern;
+use eyas::acquire::scenes::Shapes;
 use eyas::draw::Style;
 use eyas::gpu::live::{LiveOverlay, Target};
 use eyas::gpu::{Gpu, offscreen, test_gpu};
@@ -29,7 +30,7 @@ fn on_cpu(options: &DecodeOptions) -> Detector {
 }
 
 fn frames(count: usize, width: u32, height: u32) -> Vec<Frame> {
-    let mut pattern = Pattern::new(PatternScene::new(width, height).expect("a scene"));
+    let mut pattern = Pattern::new(Shapes::new(width, height).expect("a scene"));
     (0..count).map(|_| pattern.next().expect("a frame").expect("a frame").frame).collect()
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use eyas::acquire::capture::{Capture, CaptureOptions, Event, Pace};
-use eyas::acquire::pattern::{CLASSES, PatternScene};
+use eyas::acquire::scenes::shapes::CLASSES;
+use eyas::acquire::scenes::{Scene, Shapes};
 use eyas::acquire::{AcquireError, LiveOptions, Source, open_live, pictures, y4m};
 use eyas::frame::{Colour, Frame, PixelFormat, YuvMatrix, YuvRange};
 
@@ -137,7 +138,8 @@ fn bad_streams_are_refused_with_a_reason() {
 fn names_that_are_no_source() {
     for (uri, word) in [
         ("rtsp://camera/1", "standard input"),
-        ("pattern:big", "640x480"),
+        ("pattern:big", "shapes"),
+        ("pattern:640", "640x480"),
         ("pattern:0x1", "16384"),
         ("camera:x", "camera:0"),
         ("camera:4000000", "eyas live -"),
@@ -218,7 +220,7 @@ fn a_named_pipe_that_is_closed_in_mid_frame() {
 fn a_video_that_is_written_plays() {
     let scratch = Scratch::new("written");
     let path = scratch.0.join("out.y4m");
-    let scene = PatternScene::new(97, 63).expect("scene");
+    let scene = Shapes::new(97, 63).expect("scene");
     let mut writer = y4m::Writer::create(&path, [97, 63], [30, 1]).expect("created");
     for n in 0..3 {
         writer.write(scene.render(n)).expect("written");
@@ -245,7 +247,7 @@ fn the_pattern_needs_nothing() {
     let mut source = open("pattern:").expect("opened");
     let first = source.next().expect("endless").expect("frame").frame;
     assert_eq!((first.width, first.height, first.format), (640, 480, PixelFormat::Rgb8));
-    let scene = PatternScene::new(640, 480).expect("scene");
+    let scene = Shapes::new(640, 480).expect("scene");
     assert_eq!(scene.render(0), first);
     assert!(scene.truth(0).iter().all(|(class, [left, top, right, bottom])| {
         *class < CLASSES.len() && 0.0 <= *left && left < right && *right <= 640.0 && top < bottom && *bottom <= 480.0

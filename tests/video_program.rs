@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use eyas::acquire::pattern::PatternScene;
+use eyas::acquire::scenes::{Scene, Shapes};
 use eyas::acquire::{pictures, y4m};
 
 const SHAPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/shapes.onnx");
@@ -29,7 +29,7 @@ impl Scratch {
     /// A clip of the pattern, 96x64.
     fn clip(&self, frames: u64) -> Vec<u8> {
         let path = self.0.join("pattern.y4m");
-        let scene = PatternScene::new(96, 64).expect("scene");
+        let scene = Shapes::new(96, 64).expect("scene");
         let mut writer = y4m::Writer::create(&path, [96, 64], [30, 1]).expect("created");
         (0..frames).for_each(|n| writer.write(scene.render(n)).expect("written"));
         writer.finish().expect("finished");
@@ -104,7 +104,7 @@ fn sizes_may_change_within_a_directory() {
     let directory = scratch.0.join("in");
     fs::create_dir(&directory).expect("directory");
     for (name, width, height) in [("a.png", 96, 64), ("b.png", 31, 77), ("d.png", 200, 50)] {
-        pictures::save(&directory.join(name), &PatternScene::new(width, height).expect("scene").render(0)).expect(name);
+        pictures::save(&directory.join(name), &Shapes::new(width, height).expect("scene").render(0)).expect(name);
     }
     fs::write(directory.join("c.png"), b"no picture").expect("written");
     let source = directory.to_string_lossy();
@@ -152,7 +152,7 @@ fn outputs_that_cannot_be_written() {
 fn detect_takes_videos_too() {
     let scratch = Scratch::new("detect");
     let clip = scratch.clip(3);
-    pictures::save(&scratch.0.join("a.png"), &PatternScene::new(96, 64).expect("scene").render(7)).expect("saved");
+    pictures::save(&scratch.0.join("a.png"), &Shapes::new(96, 64).expect("scene").render(7)).expect("saved");
     let (file, picture) = (scratch.path("pattern.y4m"), scratch.path("a.png"));
     let detect = |arguments: &[&str], stdin: &[u8]| eyas(&[&["detect"], arguments].concat(), stdin);
 

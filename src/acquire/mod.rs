@@ -10,6 +10,7 @@ mod inputs;
 pub mod mjpeg;
 pub mod pattern;
 pub mod pictures;
+pub mod scenes;
 pub mod y4m;
 
 use std::collections::VecDeque;
@@ -60,11 +61,20 @@ pub struct LiveOptions {
     pub colour: Option<Colour>,
     /// The size to ask a camera for; it gives the nearest it has.
     pub camera_px: [u32; 2],
+    /// The GPU that renders scenes that have a shader. Without it, and where there is none: the CPU.
+    #[cfg(feature = "gpu")]
+    pub scene_gpu: Option<crate::gpu::GpuOptions>,
 }
 
 impl Default for LiveOptions {
     fn default() -> Self {
-        LiveOptions { slide: Duration::from_secs(2), colour: None, camera_px: [640, 480] }
+        LiveOptions {
+            slide: Duration::from_secs(2),
+            colour: None,
+            camera_px: [640, 480],
+            #[cfg(feature = "gpu")]
+            scene_gpu: None,
+        }
     }
 }
 
@@ -123,7 +133,7 @@ pub fn open(inputs: &[String]) -> Result<Box<dyn Source>, AcquireError> {
 
 /// Opens one source of any kind:
 ///
-/// - `pattern:` or `pattern:640x480`: [`pattern::Pattern`];
+/// - `pattern:`, `pattern:640x480` or `pattern:site,640x480`: [`pattern::Pattern`];
 /// - `camera:0`: a camera by its number (feature `camera`);
 /// - `-`: standard input, YUV4MPEG2 or Motion-JPEG by its first bytes;
 /// - a directory of pictures, or a picture: a slide show;
@@ -137,6 +147,8 @@ pub fn open_live(uri: &str, options: &LiveOptions) -> Result<Box<dyn Source>, Ac
     if let Some(words) = uri.strip_prefix("pattern:") {
         let scene = pattern::Pattern::parse(words)
             .map_err(|reason| AcquireError::Options { input: uri.to_string(), reason })?;
+        #[cfg(feature = "gpu")]
+        let scene = scene.on_gpu(options.scene_gpu.clone());
         return Ok(Box::new(scene));
     }
     if let Some(number) = uri.strip_prefix("camera:") {

@@ -18,7 +18,8 @@ use super::report::{open_handles, print_line, rss_bytes};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// camera:N, a .y4m or .mjpeg file, '-' (YUV4MPEG2 on stdin), a picture, a directory, pattern:WxH [default: camera:0]
+    /// camera:N, a .y4m or .mjpeg file, '-' (YUV4MPEG2 on stdin), a picture, a directory, pattern:WxH, pattern:site
+    /// [default: camera:0]
     #[arg(value_name = "SOURCE")]
     source: Option<String>,
     #[command(flatten)]
@@ -61,7 +62,21 @@ impl Args {
     fn live_options(&self) -> LiveOptions {
         LiveOptions {
             camera_px: self.camera_size.map_or([640, 480], |size| size.map(|v| v as u32)),
+            #[cfg(feature = "gpu")]
+            scene_gpu: self.scene_gpu(),
             ..Default::default()
+        }
+    }
+
+    /// The GPU that renders scenes: the one that the detector would take.
+    #[cfg(feature = "gpu")]
+    fn scene_gpu(&self) -> Option<eyas::gpu::GpuOptions> {
+        use super::options::BackendArg;
+        let options = self.common.session_options().gpu_options();
+        match self.common.backend {
+            BackendArg::Cpu => None,
+            BackendArg::Auto => Some(options),
+            BackendArg::Gpu => Some(eyas::gpu::GpuOptions { allow_software: true, ..options }),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod offscreen;
 mod pass_timer;
 pub mod probe;
 pub mod profile;
+pub mod scene;
 pub mod session;
 
 pub use buffer::Readback;
@@ -22,6 +23,7 @@ pub use dispatch::Dispatch;
 pub use frame_loop::FrameLoop;
 pub use live::LiveOverlay;
 pub use offscreen::Offscreen;
+pub use scene::SceneRenderer;
 pub use session::GpuSession;
 
 /// What can go wrong on a GPU.
