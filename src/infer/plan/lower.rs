@@ -306,8 +306,11 @@ impl<'a> Lowering<'a> {
         });
     }
 
-    /// Appends a copy between views of equal shape.
+    /// Appends a copy between views of equal shape, unless they are one place.
     pub fn copy(&mut self, from: &View, to: &View) {
+        if from.is_place_of(to) {
+            return;
+        }
         // A copy computes nothing: the node's operations belong to its own kernel.
         let macs = std::mem::take(&mut self.macs);
         self.step(Copy, vec![from.clone()], vec![to.clone()]);

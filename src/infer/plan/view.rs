@@ -51,6 +51,13 @@ impl View {
         View::in_order(buffer, shape, &channels_last_order(shape.len()), block)
     }
 
+    /// Whether every element lies where the other view has it; strides of axes of one element do not matter.
+    pub fn is_place_of(&self, other: &View) -> bool {
+        let strides = self.shape.iter().zip(self.strides.iter().zip(&other.strides));
+        (self.buffer, self.offset, &self.shape) == (other.buffer, other.offset, &other.shape)
+            && strides.into_iter().all(|(&n, (a, b))| n <= 1 || a == b)
+    }
+
     pub fn rank(&self) -> usize {
         self.shape.len()
     }
@@ -318,6 +325,16 @@ mod tests {
             assert_same_walk(&v, &v.reshaped(&shape).expect("dense"));
         }
         assert!(v.reshaped(&[7, 20]).is_none());
+    }
+
+    #[test]
+    fn one_place_under_other_strides_of_single_elements() {
+        let a = View { strides: vec![4032, 1, 7], ..View::row_major(BufferId(0), &[1, 7, 576]) };
+        let b = View { strides: vec![5292, 1, 7], ..a.clone() };
+        assert!(a != b && a.is_place_of(&b));
+        assert!(!a.is_place_of(&View { offset: 1, ..a.clone() }));
+        assert!(!a.is_place_of(&View { strides: vec![4032, 576, 1], ..a.clone() }));
+        assert!(!a.is_place_of(&View { buffer: BufferId(1), ..a.clone() }));
     }
 
     #[test]
