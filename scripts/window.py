@@ -169,7 +169,7 @@ def every_key(eyas, api, pictures):
         until("playing again", lambda: not still())
         window.key("f")
         until("fullscreen", lambda: window.size() == (2000, 1100))
-        shot("fullscreen")
+        until("the picture on the whole display", lambda: shot("fullscreen")[1000, 1000].any())
         window.key("f")
         until("a window again", lambda: window.size() == (480, 360))
         for size in ((200, 150), (1900, 1000), (480, 360)):

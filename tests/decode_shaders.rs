@@ -60,6 +60,10 @@ fn heads_translate() {
                 assert!(outputs.len() <= 3 && outputs.iter().all(|&o| o < case.views.len()), "{}", case.name);
                 translate(&case.name, &variant, precision);
             }
+            for scale in case.head.cell_points() {
+                let variant = scale.variant(&case.views[scale.output], precision, 300);
+                translate(&format!("points of {}", case.name), &variant, precision);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod decode_heads;
 
 use decode_heads::Case;
 use eyas::decode::candidates::{NMS_CAPACITY, candidates_bytes, detections_bytes, read_detections};
+use eyas::decode::points::PointList;
 use eyas::decode::{
     CandidatesHeader, DetectionsHeader, GpuBinding, GpuDecode, OutputRef, RawDetection, ScoreFilter, nms,
 };
@@ -38,12 +39,12 @@ fn run_nms(
     let items: &[u8] = bytemuck::cast_slice(candidates);
     bytes[64..64 + items.len()].copy_from_slice(items);
     let source = gpu.upload("candidates", &bytes).expect("upload");
-    let found = gpu.storage_buffer("detections", detections_bytes(room)).expect("buffer");
+    let found = gpu.storage_buffer("detections", detections_bytes(room, 0)).expect("buffer");
     let dispatch = gpu.dispatch(&nms::variant(room), &[&source, &found]).expect("dispatch");
     gpu.run(&[&dispatch]).expect("run");
     let count = gpu.download(&source, 4).expect("download");
     assert_eq!(count, [0; 4], "the count is ready for the next frame");
-    read_detections(&gpu.download(&found, detections_bytes(room)).expect("download")).expect("detections")
+    read_detections(&gpu.download(&found, detections_bytes(room, 0)).expect("download")).expect("detections")
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
     case.head.decode_twin(&outputs, ScoreFilter { threshold, multi_label: false }, &mut expected);
     expected.sort_by_key(|d| d.anchor);
 
-    let letterbox = Letterbox::new(Fit::Stretch, [96, 64], [96, 64]);
+    let letterbox = Letterbox::new(Fit::LetterboxCentre { pad: 114 }, [131, 77], [96, 64]);
     // Keeps everything that NMS gets, up to the capacity.
     let header = CandidatesHeader::new(&letterbox, case.head.anchors(), threshold, 1.0, NMS_CAPACITY);
     let plan = GpuDecode::new(&*case.head, &case.views, precision, NMS_CAPACITY);
@@ -127,6 +128,7 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
     let candidates = gpu.storage_buffer("candidates", plan.candidates_bytes).expect("buffer");
     gpu.write(&candidates, 0, bytemuck::bytes_of(&header)).expect("write");
     let detections = gpu.storage_buffer("detections", plan.detections_bytes).expect("buffer");
+    gpu.write(&detections, 0, bytemuck::bytes_of(&plan.detections_header)).expect("write");
     let dispatches: Vec<_> = plan
         .dispatches
         .iter()
@@ -143,7 +145,8 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
             gpu.dispatch(variant, &bound).expect("dispatch")
         })
         .collect();
-    let (heads, nms) = dispatches.split_at(dispatches.len() - 1);
+    let at = plan.dispatches.iter().position(|(variant, _)| variant.stem == "nms").expect("NMS");
+    let (heads, after) = dispatches.split_at(at);
     gpu.run(&heads.iter().collect::<Vec<_>>()).expect("run");
     let bytes = gpu.download(&candidates, plan.candidates_bytes).expect("download");
     let count = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
@@ -166,11 +169,19 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
 
     // The whole chain in one submission, from an empty buffer: NMS of what the shaders found equals the twin's.
     gpu.write(&candidates, 0, bytemuck::bytes_of(&header)).expect("write");
-    gpu.run(&heads.iter().chain(nms).collect::<Vec<_>>()).expect("run");
+    gpu.run(&heads.iter().chain(after).collect::<Vec<_>>()).expect("run");
     let bytes = gpu.download(&detections, plan.detections_bytes).expect("download");
     let (head, kept) = read_detections(&bytes).expect("detections");
     assert_eq!(head.candidates as usize, count);
     assert_eq!(kept, nms::twin(&header, &found), "{name}");
+    let points = PointList::read(&bytes, &head);
+    for (i, d) in kept.iter().enumerate() {
+        let (found, expected) = (points.of_detection(i), case.head.details(&outputs, d.anchor).landmarks);
+        assert_eq!(found.len(), expected.len(), "{name} {precision:?}: points of {d:?}");
+        for (p, q) in found.iter().zip(expected.into_iter().map(|q| letterbox.pixel_from_model(q))) {
+            assert!((0..2).all(|k| (p[k] - q[k]).abs() < 1e-3), "{name} {precision:?}: {p:?} for {q:?}");
+        }
+    }
     b.len()
 }
 

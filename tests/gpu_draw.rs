@@ -2,9 +2,10 @@
 
 #![cfg(feature = "gpu")]
 
+use eyas::decode::points::PointList;
 use eyas::decode::rotated::RotatedBox;
-use eyas::decode::{Detection, Mask, RawDetection};
-use eyas::draw::layout::{DrawHeader, FOUND_HEADER_WORDS, LabelTable, lay_out, overlay_bytes, variant};
+use eyas::decode::{Detection, DetectionsHeader, Mask, RawDetection};
+use eyas::draw::layout::{DrawHeader, LabelTable, lay_out_with_points, overlay_bytes, variant};
 use eyas::draw::{Instance, Style, annotate, instances};
 use eyas::frame::{Frame, PixelFormat};
 use eyas::gpu::draw::{Overlay, TargetView};
@@ -133,16 +134,34 @@ fn both_backends_draw_the_same_picture() {
     }
 }
 
-/// The buffer that NMS would have written.
-fn found_bytes(raw: &[RawDetection]) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * FOUND_HEADER_WORDS];
-    bytes[..4].copy_from_slice(&(raw.len() as u32).to_le_bytes());
+/// The buffer that NMS and the shader of points would have written.
+fn found_bytes(raw: &[RawDetection], points: &PointList) -> Vec<u8> {
+    let header = DetectionsHeader::new(raw.len(), raw.len(), points.per_detection);
+    let mut bytes = bytemuck::bytes_of(&header).to_vec();
     bytes.extend_from_slice(bytemuck::cast_slice(raw));
+    bytes.extend_from_slice(bytemuck::cast_slice(&points.points));
     bytes
 }
 
-fn lay_out_on_gpu(gpu: &Gpu, raw: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
-    let found = gpu.upload("found", &found_bytes(raw)).expect("a buffer");
+/// Points inside, across the borders and outside, and some that are none.
+fn points(per_detection: usize, detections: usize, width: u32, height: u32) -> PointList {
+    let mut random = Random(99);
+    let points = (0..per_detection * detections).map(|i| match i % 17 {
+        3 => [f32::NAN, 5.0],
+        5 => [5.0, f32::INFINITY],
+        _ => [random.between(-9.0, width as f32 + 9.0), random.between(-9.0, height as f32 + 9.0)],
+    });
+    PointList { per_detection, points: points.collect() }
+}
+
+fn lay_out_on_gpu(
+    gpu: &Gpu,
+    raw: &[RawDetection],
+    points: &PointList,
+    table: &LabelTable,
+    capacity: usize,
+) -> Vec<Instance> {
+    let found = gpu.upload("found", &found_bytes(raw, points)).expect("a buffer");
     let labels = gpu.upload("labels", table.bytes()).expect("a buffer");
     let rectangles = Overlay::buffer(gpu, capacity).expect("a buffer");
     let dispatch = gpu.dispatch(&variant(), &[&found, &labels, &rectangles]).expect("a shader");
@@ -173,8 +192,9 @@ fn both_backends_lay_out_the_same_rectangles() {
         ] {
             let raw = detections(count, size[0], size[1]);
             let table = LabelTable::new(labels(), size, &style, &style.atlas(size));
-            let expected = lay_out(&raw, &table, capacity);
-            let actual = lay_out_on_gpu(&gpu, &raw, &table, capacity);
+            let points = points(count % 7, count, size[0], size[1]);
+            let expected = lay_out_with_points(&raw, &points, &table, capacity);
+            let actual = lay_out_on_gpu(&gpu, &raw, &points, &table, capacity);
             assert_eq!(actual.len(), expected.len(), "{size:?} {count} {style:?}");
             for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
                 assert_eq!(a, e, "{size:?} {count} {style:?}: rectangle {i}");
@@ -185,7 +205,8 @@ fn both_backends_lay_out_the_same_rectangles() {
     let table = LabelTable::new(labels(), [640, 480], &Style::default(), &Style::default().atlas([640, 480]))
         .on_target([400, 300], [0.5, 0.5], [40.0, 30.0]);
     let raw = detections(100, 640, 480);
-    assert_eq!(lay_out_on_gpu(&gpu, &raw, &table, 5000), lay_out(&raw, &table, 5000));
+    let points = points(5, 100, 640, 480);
+    assert_eq!(lay_out_on_gpu(&gpu, &raw, &points, &table, 8000), lay_out_with_points(&raw, &points, &table, 8000));
 }
 
 /// Layout and drawing in one submission, frame after frame: nothing is read back in between.
@@ -204,7 +225,7 @@ fn a_live_loop_draws_what_the_cpu_draws() {
         let frame = picture(width, height, PixelFormat::Rgb8);
         let raw: Vec<RawDetection> =
             detections(count, width, height).into_iter().map(|d| RawDetection { class: d.class % 7, ..d }).collect();
-        gpu.write(&found, 0, &found_bytes(&raw)).expect("a write");
+        gpu.write(&found, 0, &found_bytes(&raw, &PointList::default())).expect("a write");
         let drawn = overlay.render_after(&gpu, &[&layout], &frame, &atlas, &rectangles).expect("a picture");
         let within_2 = agreement(&annotate(&frame, &named(&raw), &style), &drawn, 2);
         assert!(within_2 >= 0.999, "{count}: {within_2}");

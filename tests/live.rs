@@ -2,6 +2,8 @@
 
 #![cfg(feature = "gpu")]
 
+mod faces;
+
 use std::sync::Arc;
 
 use eyas::acquire::Source;
@@ -19,14 +21,21 @@ fn model() -> Model {
 }
 
 fn on_gpu(gpu: &Arc<Gpu>, options: &DecodeOptions) -> Detector {
-    let model = model();
-    let session = Session::on_device(&model, Arc::clone(gpu), None).expect("a session");
+    with_on_gpu(&model(), gpu, options)
+}
+
+fn with_on_gpu(model: &Model, gpu: &Arc<Gpu>, options: &DecodeOptions) -> Detector {
+    let session = Session::on_device(model, Arc::clone(gpu), None).expect("a session");
     Detector::with_session(session, model.decoder(options).expect("a decoder")).expect("a detector")
 }
 
 fn on_cpu(options: &DecodeOptions) -> Detector {
+    with_on_cpu(&model(), options)
+}
+
+fn with_on_cpu(model: &Model, options: &DecodeOptions) -> Detector {
     let device = SessionOptions { backend: Backend::Cpu, threads: Some(1), ..SessionOptions::default() };
-    Detector::new(&model(), options, &device).expect("a detector")
+    Detector::new(model, options, &device).expect("a detector")
 }
 
 fn frames(count: usize, width: u32, height: u32) -> Vec<Frame> {
@@ -58,6 +67,9 @@ fn same_results(a: &[FrameResult], b: &[FrameResult]) {
             assert_eq!((x.class, &x.label), (y.class, &y.label));
             assert!((x.score - y.score).abs() < 1e-4, "{x:?} {y:?}");
             assert!(x.bounds.iter().zip(&y.bounds).all(|(p, q)| (p - q).abs() < 0.05), "{x:?} {y:?}");
+            assert_eq!(x.landmarks.len(), y.landmarks.len());
+            let mut points = x.landmarks.iter().flatten().zip(y.landmarks.iter().flatten());
+            assert!(points.all(|(p, q)| (p - q).abs() < 0.05), "{x:?} {y:?}");
         }
     }
 }
@@ -118,6 +130,44 @@ fn what_only_the_host_decodes_is_shown_too() {
     for (a, b) in gpu_pictures.iter().zip(&cpu_pictures) {
         assert!(agreement(a, b, 2) > 0.995);
     }
+}
+
+/// Landmarks go the way of the boxes: found after NMS by a shader, drawn by the layout shader, nothing read back for them.
+#[test]
+fn landmarks_are_drawn_without_a_readback() {
+    let Some(gpu) = own_gpu() else { return };
+    let model = faces::model();
+    let options = DecodeOptions { max_detections: Some(20), ..DecodeOptions::default() };
+    let clip = frames(3, 320, 240);
+    for size_px in [None, Some([401, 223])] {
+        let (gpu_pictures, gpu_results) = play(with_on_gpu(&model, &gpu, &options), size_px, &clip);
+        let (cpu_pictures, cpu_results) = play(with_on_cpu(&model, &options), size_px, &clip);
+        same_results(&gpu_results, &cpu_results);
+        assert!(gpu_results.iter().all(|r| r.detections.iter().all(|d| d.landmarks.len() == 5)));
+        assert!(gpu_results.iter().any(|r| !r.detections.is_empty()), "the rule finds boxes");
+        for (a, b) in gpu_pictures.iter().zip(&cpu_pictures) {
+            let share = agreement(a, b, 2);
+            assert!(share > 0.995, "{size_px:?}: {share}");
+        }
+    }
+    // The points are there: the picture without them is another.
+    let drawn = |options: &DecodeOptions| play(with_on_gpu(&model, &gpu, options), None, &clip[..1]);
+    let (pictures, results) = drawn(&options);
+    let [x, y] = results[0].detections[0].landmarks[2].map(|v| v as usize);
+    let at = 3 * (y * 320 + x);
+    assert_eq!(pictures[0].bytes[at..at + 3], eyas::draw::palette::class_colour(0)[..3], "a nose");
+
+    let before = gpu.map_operations();
+    let mut live = Headless::new(with_on_gpu(&model, &gpu, &options), None, HeadlessOptions::default());
+    clip.iter().for_each(|frame| live.push(frame, 0.0).expect("a frame goes through"));
+    live.finish().expect("all is drawn");
+    assert_eq!(gpu.map_operations(), before);
+
+    // Several classes an anchor are the host's: it hands landmarks over with the boxes.
+    let on_host = DecodeOptions { multi_label: true, ..options.clone() };
+    let (host_pictures, host_results) = drawn(&on_host);
+    same_results(&host_results, &results);
+    assert!(agreement(&host_pictures[0], &pictures[0], 2) > 0.999);
 }
 
 /// Opens a device of its own: the shared one counts what other tests read back.

@@ -12,7 +12,7 @@
 // With keep_all nothing kills anything. Then the kept ones are written with picture = clamp((model - offset) / scale, 0, picture size).
 //
 // Bindings: 0 candidates (header + items, see shaders/common/candidates.wgsl), 1 detections (header of 16 words:
-// count, number of candidates found, reserved; then Candidate items, best first).
+// count, number of candidates found, 2 that stay as they are, reserved; then Candidate items, best first).
 // Tile: everything. Dispatch: one workgroup of 256 threads; 13 KiB of workgroup memory.
 
 // include: candidates
@@ -30,8 +30,9 @@ const s: u32 = 0u;
 struct Detections {
     count: u32,
     candidates: u32,
-    reserved_0: vec2<u32>,
-    reserved_1: array<vec4<u32>, 3>,
+    // points of a detection and the word where they begin: the host's, see points.wgsl
+    points: vec2<u32>,
+    reserved: array<vec4<u32>, 3>,
     items: array<Candidate>,
 }
 

@@ -1,11 +1,12 @@
 // From detections to rectangles: the list that overlay.wgsl draws, without the CPU in between.
 //
 // Formulae: an edge lies on floor(p + 1/2) of the box's coordinate p in target pixels; the rest is integer geometry,
-// the same as in the twin, src/draw/layout.rs, to the last bit. All boxes come first, then all labels, both from the
-// worst detection to the best.
+// the same as in the twin, src/draw/layout.rs, to the last bit; a point p marks the pixel floor(p). All boxes come first,
+// then all labels, then the points of all, each from the worst detection to the best.
 //
-// found:   what NMS wrote: HEADER_WORDS words, the first the number of detections, then 8 words a detection: f32 left,
-//          top, right, bottom (pixels of the picture), f32 score, class, 2 unused. Best first.
+// found:   what NMS wrote: HEADER_WORDS words (the number of detections, unused, the number of points of each, the word
+//          where those begin), then 8 words a detection: f32 left, top, right, bottom (pixels of the picture), f32 score,
+//          class, 2 unused. Best first. The points: f32 x and y of each, in pixels of the picture.
 // labels:  header, labels and glyphs; the layout stands at LabelTable in src/draw/layout.rs.
 // overlay: arguments of an indirect draw (vertices, instances, first vertex, first instance), 4 unused words, then the
 //          instances of 32 bytes. Bind it as vertex buffer from byte 32.
@@ -44,6 +45,7 @@ struct Overlay {
 
 var<workgroup> box_ends: array<u32, 256>;
 var<workgroup> label_ends: array<u32, 256>;
+var<workgroup> point_ends: array<u32, 256>;
 
 var<private> writing: bool;
 var<private> next: u32;
@@ -215,6 +217,32 @@ fn emit_label(d: u32) {
     }
 }
 
+fn emit_points(d: u32) {
+    let entry = label_entry(d);
+    if labels[entry + 6u] != 0u {
+        return;
+    }
+    let half_px = i32(labels[8]);
+    let scale = vec2<f32>(bitcast<f32>(labels[4]), bitcast<f32>(labels[5]));
+    let offset = vec2<f32>(bitcast<f32>(labels[6]), bitcast<f32>(labels[7]));
+    let first = found[3] + 2u * found[2] * ((d - HEADER_WORDS) / DETECTION_WORDS);
+    for (var m = 0u; m < found[2]; m++) {
+        let x = found[first + 2u * m];
+        let y = found[first + 2u * m + 1u];
+        if !(is_finite(x) && is_finite(y)) {
+            continue;
+        }
+        let at = floor(vec2<f32>(bitcast<f32>(x), bitcast<f32>(y)) * scale + offset);
+        if any(at < vec2<f32>(0.0)) || any(at >= vec2<f32>(target_px)) {
+            continue;
+        }
+        let pixel = vec2<i32>(at);
+        let square = vec4<i32>(pixel - half_px, pixel + half_px + 1);
+        emit(shrink(square, -OUTLINE_PX), vec2<i32>(0), labels[entry + 5u], SOLID);
+        emit(square, vec2<i32>(0), labels[entry + 3u], SOLID);
+    }
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
     target_px = vec2<i32>(i32(labels[2]), i32(labels[3]));
@@ -234,23 +262,31 @@ fn main(@builtin(local_invocation_index) thread: u32) {
         emit_label(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
     }
     let label_rects = next;
+    next = 0u;
+    for (var k = first; k < end; k++) {
+        emit_points(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
+    }
+    let point_rects = next;
 
-    // Inclusive scan of both counts (Hillis and Steele).
+    // Inclusive scan of the three counts (Hillis and Steele).
     box_ends[thread] = boxes;
     label_ends[thread] = label_rects;
+    point_ends[thread] = point_rects;
     workgroupBarrier();
     for (var step = 1u; step < THREADS; step *= 2u) {
-        var below = vec2<u32>(0u);
+        var below = vec3<u32>(0u);
         if thread >= step {
-            below = vec2<u32>(box_ends[thread - step], label_ends[thread - step]);
+            below = vec3<u32>(box_ends[thread - step], label_ends[thread - step], point_ends[thread - step]);
         }
         workgroupBarrier();
         box_ends[thread] += below.x;
         label_ends[thread] += below.y;
+        point_ends[thread] += below.z;
         workgroupBarrier();
     }
     let all_boxes = box_ends[THREADS - 1u];
-    let all = all_boxes + label_ends[THREADS - 1u];
+    let all_labels = label_ends[THREADS - 1u];
+    let all = all_boxes + all_labels + point_ends[THREADS - 1u];
 
     writing = true;
     next = box_ends[thread] - boxes;
@@ -260,6 +296,10 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     next = all_boxes + label_ends[thread] - label_rects;
     for (var k = first; k < end; k++) {
         emit_label(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
+    }
+    next = all_boxes + all_labels + point_ends[thread] - point_rects;
+    for (var k = first; k < end; k++) {
+        emit_points(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
     }
     if thread == 0u {
         overlay.draw = vec4<u32>(4u, min(all, arrayLength(&overlay.instances)), 0u, 0u);

@@ -1,9 +1,9 @@
-//! `camera:N`: V4L2 on Linux through `linuxvideo`, AVFoundation on macOS through `nokhwa`, both behind the feature
+//! `camera:N`: V4L2 on Linux through `linuxvideo`, AVFoundation on macOS and iOS through `nokhwa`, both behind the feature
 //! `camera`. Elsewhere, and without the feature, opening a camera says how to pipe one in.
 
 use super::{AcquireError, LiveOptions, Source};
 
-#[cfg(all(feature = "camera", any(target_os = "linux", target_os = "macos")))]
+#[cfg(all(feature = "camera", any(target_os = "linux", target_os = "macos", target_os = "ios")))]
 mod planes;
 
 #[cfg(all(feature = "camera", target_os = "linux"))]
@@ -11,12 +11,12 @@ mod v4l2;
 #[cfg(all(feature = "camera", target_os = "linux"))]
 use v4l2 as system;
 
-#[cfg(all(feature = "camera", target_os = "macos"))]
+#[cfg(all(feature = "camera", any(target_os = "macos", target_os = "ios")))]
 mod avfoundation;
-#[cfg(all(feature = "camera", target_os = "macos"))]
+#[cfg(all(feature = "camera", any(target_os = "macos", target_os = "ios")))]
 use avfoundation as system;
 
-#[cfg(not(all(feature = "camera", any(target_os = "linux", target_os = "macos"))))]
+#[cfg(not(all(feature = "camera", any(target_os = "linux", target_os = "macos", target_os = "ios"))))]
 mod system {
     use super::{AcquireError, LiveOptions, Source};
 

@@ -2,13 +2,16 @@
 //!
 //! Candidates buffer: [`CandidatesHeader`], then as many [`RawDetection`] as the head has anchors: the shaders find at most
 //! one candidate an anchor, so that none is lost. The host writes the header before each frame. Detections buffer:
-//! [`DetectionsHeader`], then `max_detections` × [`RawDetection`].
+//! [`DetectionsHeader`], then `max_detections` × [`RawDetection`], then as many times the points of a detection (x and y as
+//! f32 each, in pixels of the picture) where the head gives some. The host writes the header once; NMS overwrites its first
+//! two words.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::RawDetection;
 use super::head::Head;
 use super::nms;
+use super::points::points_at;
 use crate::infer::plan::View;
 use crate::letterbox::Letterbox;
 use crate::shader::{Precision, Variant};
@@ -67,7 +70,23 @@ pub struct DetectionsHeader {
     pub count: u32,
     /// How many candidates passed the score threshold.
     pub candidates: u32,
-    pub reserved: [u32; 14],
+    /// Points of each detection.
+    pub points: u32,
+    /// The word of the buffer where they begin.
+    pub points_at: u32,
+    pub reserved: [u32; 12],
+}
+
+/// Words of the detections buffer's head, and of a detection.
+pub const HEADER_WORDS: usize = size_of::<DetectionsHeader>() / 4;
+pub const DETECTION_WORDS: usize = size_of::<RawDetection>() / 4;
+
+impl DetectionsHeader {
+    /// For a buffer with room for `room` detections of `points` points each.
+    pub fn new(count: usize, room: usize, points: usize) -> DetectionsHeader {
+        let (count, points, points_at) = (count as u32, points as u32, points_at(room) as u32);
+        DetectionsHeader { count, candidates: 0, points, points_at, reserved: [0; 12] }
+    }
 }
 
 /// Bytes of a candidates buffer with that room, at least for one.
@@ -75,9 +94,9 @@ pub fn candidates_bytes(capacity: usize) -> usize {
     size_of::<CandidatesHeader>() + capacity.max(1) * size_of::<RawDetection>()
 }
 
-/// Bytes of the detections buffer.
-pub const fn detections_bytes(max_detections: usize) -> usize {
-    size_of::<DetectionsHeader>() + max_detections * size_of::<RawDetection>()
+/// Bytes of the detections buffer for detections of `points` points each.
+pub const fn detections_bytes(max_detections: usize, points: usize) -> usize {
+    4 * points_at(max_detections) + max_detections * points * size_of::<[f32; 2]>()
 }
 
 /// Splits the bytes of a detections buffer; `None` when they are too few for what the header says.
@@ -108,6 +127,8 @@ pub struct GpuDecode {
     pub priors: Vec<[f32; 4]>,
     pub candidates_bytes: usize,
     pub detections_bytes: usize,
+    /// What the detections buffer starts with before the first frame.
+    pub detections_header: DetectionsHeader,
 }
 
 impl GpuDecode {
@@ -125,11 +146,19 @@ impl GpuDecode {
             })
             .collect();
         dispatches.push((nms::variant(max_detections), vec![GpuBinding::Candidates, GpuBinding::Detections]));
+        let cell_points = head.cell_points();
+        for scale in &cell_points {
+            let variant = scale.variant(&views[scale.output], precision, max_detections);
+            let bindings = vec![GpuBinding::Candidates, GpuBinding::Detections, GpuBinding::Output(scale.output)];
+            dispatches.push((variant, bindings));
+        }
+        let points = cell_points.first().map_or(0, |scale| scale.points);
         GpuDecode {
             dispatches,
             priors: head.priors().to_vec(),
             candidates_bytes: candidates_bytes(head.anchors()),
-            detections_bytes: detections_bytes(max_detections),
+            detections_bytes: detections_bytes(max_detections, points),
+            detections_header: DetectionsHeader::new(0, max_detections, points),
         }
     }
 }

@@ -183,6 +183,11 @@ impl Decoder {
             .then(|| GpuDecode::new(&*self.head, views, precision, self.max_detections))
     }
 
+    /// False where the outputs must be read back for what else is known of objects than their boxes.
+    pub fn details_are_on_gpu(&self) -> bool {
+        !self.head.has_details() || !self.head.cell_points().is_empty()
+    }
+
     /// The head of the candidates buffer for a frame.
     pub fn candidates_header(&self, letterbox: &Letterbox) -> CandidatesHeader {
         let capacity = self.head.anchors();

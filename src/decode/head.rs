@@ -7,6 +7,7 @@ use super::RawDetection;
 use super::heads;
 use super::labels::Labels;
 use super::mask::MaskGrid;
+use super::points::CellPoints;
 use super::rotated::RotatedBox;
 use crate::convert::{ChannelOrder, Preprocess};
 use crate::infer::graph::{Declared, Graph, ValueId};
@@ -128,6 +129,12 @@ pub trait Head: Debug + Send + Sync {
     /// The shaders that append the same candidates (best class of each anchor only) to a buffer, each with the indices
     /// of the outputs it binds, in order, after the candidates buffer. `views` are those of all outputs.
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)>;
+
+    /// Where the landmarks of objects lie, for heads whose cells hold them and nothing else of [`Details`]; a GPU then finds
+    /// them without the host. Empty where [`Head::details`] alone knows, or where there are none. All scales have as many.
+    fn cell_points(&self) -> Vec<CellPoints> {
+        Vec::new()
+    }
 
     /// Whether objects have [`Head::details`]: the outputs are then read back for them.
     fn has_details(&self) -> bool {

@@ -11,6 +11,7 @@ pub mod heads;
 pub mod labels;
 pub mod mask;
 pub mod nms;
+pub mod points;
 pub mod rotated;
 pub mod scan;
 

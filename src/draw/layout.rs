@@ -4,7 +4,8 @@
 use super::font::{Atlas, glyph_index};
 use super::instances::{GLYPH, Instance, SOLID, Style};
 use super::palette::{Rgba, class_colour, ink_colour, outline_colour};
-use crate::decode::{DetectionsHeader, RawDetection};
+use crate::decode::points::PointList;
+use crate::decode::{RawDetection, candidates};
 use crate::shader::{Variant, VariantBuilder};
 use bytemuck::{Pod, Zeroable};
 
@@ -17,8 +18,9 @@ pub const LABEL_CHARACTERS: usize = 48;
 /// Thickness of the dark line on both sides of an edge.
 const OUTLINE_PX: i32 = 1;
 
-/// Words before the detections in the buffer that NMS writes; the first is their number.
-pub const FOUND_HEADER_WORDS: usize = size_of::<DetectionsHeader>() / 4;
+/// Words before the detections in the buffer that NMS writes; the first is their number, the third that of the points of
+/// each, the fourth the word where those begin.
+pub const FOUND_HEADER_WORDS: usize = candidates::HEADER_WORDS;
 
 /// Words of the table's header.
 pub const HEADER_WORDS: usize = 16;
@@ -182,12 +184,11 @@ impl DrawHeader {
     }
 }
 
-/// Where rectangles go. Counting and writing run the same code.
+/// Where rectangles go.
 struct Cursor<'a> {
     target_px: [i32; 2],
     capacity: usize,
-    next: usize,
-    list: Option<&'a mut Vec<Instance>>,
+    list: &'a mut Vec<Instance>,
 }
 
 impl Cursor<'_> {
@@ -202,14 +203,11 @@ impl Cursor<'_> {
         if r[2] <= r[0] || r[3] <= r[1] {
             return;
         }
-        if let Some(list) = &mut self.list
-            && self.next < self.capacity
-        {
+        if self.list.len() < self.capacity {
             let cut_px = [r[0] - rect_px[0], r[1] - rect_px[1]];
             let texel_px = if source == GLYPH { [texel_px[0] + cut_px[0], texel_px[1] + cut_px[1]] } else { [0, 0] };
-            list.push(Instance { rect_px: r, texel_px, colour: Rgba::from(colour.to_le_bytes()), source });
+            self.list.push(Instance { rect_px: r, texel_px, colour: Rgba::from(colour.to_le_bytes()), source });
         }
-        self.next += 1;
     }
 
     /// The four sides between an outer rectangle and one `width_px` inside it.
@@ -355,14 +353,56 @@ fn emit_label(d: &RawDetection, table: &LabelTable, cursor: &mut Cursor) {
     }
 }
 
+/// A square on the pixel of each point, with a dark line around it; nothing where the point lies outside the target.
+fn emit_points(d: &RawDetection, points_px: &[[f32; 2]], table: &LabelTable, cursor: &mut Cursor) {
+    let entry = label_entry(d, table);
+    if table.word(entry + 6) != 0 {
+        return;
+    }
+    let half_px = table.word(8) as i32;
+    for point in points_px {
+        if !point.iter().all(|v| is_finite(v.to_bits())) {
+            continue;
+        }
+        let at = [0, 1].map(|axis| {
+            (point[axis] * f32::from_bits(table.word(4 + axis)) + f32::from_bits(table.word(6 + axis))).floor()
+        });
+        let is_inside = |axis: usize| at[axis] >= 0.0 && at[axis] < cursor.target_px[axis] as f32;
+        if !(is_inside(0) && is_inside(1)) {
+            continue;
+        }
+        let [x, y] = at.map(|v| v as i32);
+        let square = [x - half_px, y - half_px, x + half_px + 1, y + half_px + 1];
+        cursor.emit(shrink(square, -OUTLINE_PX), [0, 0], table.word(entry + 5), SOLID);
+        cursor.emit(square, [0, 0], table.word(entry + 3), SOLID);
+    }
+}
+
+/// As [`lay_out_with_points`], for detections without points.
+pub fn lay_out(detections: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
+    lay_out_with_points(detections, &PointList::default(), table, capacity)
+}
+
+/// The rectangles of `detections` (best first, bounds in pixels of the picture, class = place in the table) and of their
+/// points: all boxes, then all labels, then all points, each from the worst to the best. No more than `capacity`; the rest
+/// is left out.
+pub fn lay_out_with_points(
+    detections: &[RawDetection],
+    points: &PointList,
+    table: &LabelTable,
+    capacity: usize,
+) -> Vec<Instance> {
+    let target_px = [table.word(2) as i32, table.word(3) as i32];
+    let mut list = lay_out_parts(detections, &[emit_box, emit_label], table, capacity);
+    let mut cursor = Cursor { target_px, capacity, list: &mut list };
+    for (i, d) in detections.iter().enumerate().rev() {
+        emit_points(d, points.of_detection(i), table, &mut cursor);
+    }
+    list
+}
+
 /// What one detection is given.
 type Emit = fn(&RawDetection, &LabelTable, &mut Cursor);
-
-/// The rectangles of `detections` (best first, bounds in pixels of the picture, class = place in the table): all boxes,
-/// then all labels, both from the worst to the best. No more than `capacity`; the rest is left out.
-pub fn lay_out(detections: &[RawDetection], table: &LabelTable, capacity: usize) -> Vec<Instance> {
-    lay_out_parts(detections, &[emit_box, emit_label], table, capacity)
-}
 
 /// The boxes of [`lay_out`] alone.
 pub(super) fn lay_out_boxes(detections: &[RawDetection], table: &LabelTable) -> Vec<Instance> {
@@ -376,13 +416,9 @@ pub(super) fn lay_out_labels(detections: &[RawDetection], table: &LabelTable) ->
 
 fn lay_out_parts(detections: &[RawDetection], parts: &[Emit], table: &LabelTable, capacity: usize) -> Vec<Instance> {
     let target_px = [table.word(2) as i32, table.word(3) as i32];
-    let all = |cursor: &mut Cursor| {
-        parts.iter().for_each(|emit| detections.iter().rev().for_each(|d| emit(d, table, cursor)));
-    };
-    let mut counter = Cursor { target_px, capacity, next: 0, list: None };
-    all(&mut counter);
-    let mut list = Vec::with_capacity(counter.next.min(capacity));
-    all(&mut Cursor { target_px, capacity, next: 0, list: Some(&mut list) });
+    let mut list = Vec::new();
+    let mut cursor = Cursor { target_px, capacity, list: &mut list };
+    parts.iter().for_each(|emit| detections.iter().rev().for_each(|d| emit(d, table, &mut cursor)));
     list
 }
 
@@ -415,8 +451,14 @@ mod tests {
             LabelTable::new([(0, "a")], [100, 100], &style, &atlas).on_target([300, 250], [2.0, 2.0], [50.0, 25.0]);
         let list = lay_out(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &table, usize::MAX);
         assert_eq!(list[4].rect_px, [70, 65, 110, 66]);
+        let points = PointList { per_detection: 2, points: vec![[10.9, 20.2], [f32::NAN, 1.0]] };
+        let marked = lay_out_with_points(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &points, &table, usize::MAX);
+        let marks: Vec<_> = marked[list.len()..].iter().map(|i| i.rect_px).collect();
+        assert_eq!(marks, [[69, 63, 74, 68], [70, 64, 73, 67]]);
+        let hidden = table.clone().only(|_| false);
+        assert!(lay_out_with_points(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &points, &hidden, usize::MAX).is_empty());
         let table = table.on_target([0, 0], [f32::NAN, f32::INFINITY], [f32::NAN; 2]);
-        assert!(lay_out(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &table, usize::MAX).is_empty());
+        assert!(lay_out_with_points(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &points, &table, usize::MAX).is_empty());
     }
 
     #[test]

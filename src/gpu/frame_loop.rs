@@ -60,6 +60,7 @@ impl Decode {
     fn new(gpu: &Gpu, session: &GpuSession, views: &[View], stages: &GpuDecode) -> Result<Decode, GpuError> {
         let candidates = gpu.storage_buffer("candidates", stages.candidates_bytes)?;
         let detections = gpu.storage_buffer("detections", stages.detections_bytes)?;
+        gpu.write(&detections, 0, bytemuck::bytes_of(&stages.detections_header))?;
         let priors = match &stages.priors[..] {
             [] => None,
             priors => Some(gpu.upload_f32("priors", priors.as_flattened(), Precision::F32)?),

@@ -15,6 +15,7 @@ use super::pass_timer::PassTimer;
 use super::{Gpu, GpuError};
 use crate::convert::{self, Preprocess};
 use crate::decode::candidates::{detections_bytes, read_detections};
+use crate::decode::points::PointList;
 use crate::decode::{Decoder, Detection, DetectionsHeader, RawDetection};
 use crate::detector::{Detector, StageTimes};
 use crate::draw::layout::{self, DrawHeader};
@@ -29,6 +30,9 @@ pub const FRAMES_IN_FLIGHT: usize = 3;
 
 /// Rectangles of a detection at most: two rings of four, two of the bar, a glyph each for label and score.
 const RECTANGLES_PER_DETECTION: usize = 10 + layout::LABEL_CHARACTERS + 4;
+
+/// Rectangles of a point of a detection.
+const RECTANGLES_PER_POINT: usize = 2;
 
 /// Rectangles of the panel and the help together.
 const TEXT_RECTANGLES: usize = 2048;
@@ -116,8 +120,9 @@ pub struct LiveOverlay {
     found: Option<wgpu::Buffer>,
     /// Layout dispatches by the buffer of detections that they read.
     layouts: Vec<(wgpu::Buffer, Dispatch)>,
-    /// The buffer of detections that the last frame was drawn from.
+    /// The buffer of detections that the last frame was drawn from, and how many points each has.
     source: Option<wgpu::Buffer>,
+    points: usize,
     text: wgpu::Buffer,
     collects: bool,
     pending: VecDeque<Pending>,
@@ -147,6 +152,7 @@ impl LiveOverlay {
             found: None,
             layouts: Vec::new(),
             source: None,
+            points: 0,
             collects: false,
             pending: VecDeque::new(),
             spare: Vec::new(),
@@ -240,9 +246,11 @@ impl LiveOverlay {
             if detector.is_on(&self.gpu)
                 && let Some((session, frame_loop, decoder)) = detector.gpu_parts()
                 && session.is_one_submission()
+                && decoder.details_are_on_gpu()
                 && let Some(found) = frame_loop.detections_buffer()
             {
                 self.source = Some(found.clone());
+                self.points = decoder.head().cell_points().first().map_or(0, |scale| scale.points);
                 let letterbox = decoder.preprocess.letterbox(picture_px);
                 convert = Some((frame_loop.prepare(session, &bytes, frame, decoder, &letterbox)?, letterbox));
             } else {
@@ -265,7 +273,8 @@ impl LiveOverlay {
         let (Some(shown), Some(source), Some(labels)) = (&self.shown, &self.source, &self.labels) else {
             return Err(Error::Input("nothing to draw again: no frame was drawn yet".into()));
         };
-        let room = RECTANGLES_PER_DETECTION * detector.decoder().max_detections;
+        let per_detection = RECTANGLES_PER_DETECTION + RECTANGLES_PER_POINT * self.points;
+        let room = per_detection * detector.decoder().max_detections;
         let rectangles = match &self.rectangles {
             Some(buffer) if buffer.size() >= layout::overlay_bytes(room) as u64 => buffer,
             _ => {
@@ -410,14 +419,21 @@ impl LiveOverlay {
             };
             let Some(bytes) = bytes else { break };
             let read: Option<(DetectionsHeader, Vec<RawDetection>)> = bytes.first().and_then(|b| read_detections(b));
-            let Some((_, raw)) = read else {
+            let Some((header, raw)) = read else {
                 return Err(GpuError::Device("the detections buffer is damaged".into()));
             };
+            let points = bytes.first().map(|bytes| PointList::read(bytes, &header)).unwrap_or_default();
             if let Some(p) = self.pending.pop_front() {
+                // One by one, as classes that were not asked for are left out.
+                let detections = raw.iter().enumerate().flat_map(|(i, one)| {
+                    let named = decoder.detections(std::slice::from_ref(one), &p.letterbox, None);
+                    let landmarks = points.of_detection(i).to_vec();
+                    named.into_iter().map(move |d| Detection { landmarks: landmarks.clone(), ..d })
+                });
                 self.results.push_back(FrameResult {
                     frame: p.frame,
                     picture_px: p.letterbox.picture_px,
-                    detections: decoder.detections(&raw, &p.letterbox, None),
+                    detections: detections.collect(),
                 });
                 self.spare.push((p.source, p.readback));
                 self.spare.truncate(FRAMES_IN_FLIGHT);
@@ -441,19 +457,26 @@ impl LiveOverlay {
 
     /// Uploads detections that the host found, in the form in which NMS writes them.
     fn give(&mut self, found: &[Detection], max_detections: usize) -> Result<(), GpuError> {
-        let room = detections_bytes(max_detections);
+        let found = &found[..found.len().min(max_detections)];
+        let points = PointList::of(found);
+        let room = detections_bytes(max_detections, points.per_detection);
         let buffer = match &self.found {
             Some(buffer) if buffer.size() >= room as u64 => buffer,
-            _ => self.found.insert(self.gpu.storage_buffer("found", room)?),
+            _ => {
+                self.layouts.clear();
+                self.found.insert(self.gpu.storage_buffer("found", room)?)
+            }
         };
-        let found = &found[..found.len().min(max_detections)];
-        let header = DetectionsHeader { count: found.len() as u32, candidates: 0, reserved: [0; 14] };
+        let header = DetectionsHeader::new(found.len(), max_detections, points.per_detection);
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
         for d in found {
             let raw = RawDetection { bounds: d.bounds, score: d.score, class: d.class, anchor: 0, reserved: 0 };
             bytes.extend_from_slice(bytemuck::bytes_of(&raw));
         }
+        bytes.resize(4 * header.points_at as usize, 0);
+        bytes.extend_from_slice(bytemuck::cast_slice(&points.points));
         self.gpu.write(buffer, 0, &bytes)?;
+        self.points = points.per_detection;
         self.source = Some(buffer.clone());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Every frame drawn offscreen, on the GPU that infers or on the CPU.
 
 use crate::decode::RawDetection;
+use crate::decode::points::PointList;
 use crate::detector::Detector;
 use crate::draw::panel::{Corner, text_box};
 use crate::draw::{Style, layout, rasterise};
@@ -140,7 +141,7 @@ impl Headless {
                 .iter()
                 .map(|d| RawDetection { bounds: d.bounds, score: d.score, class: d.class, anchor: 0, reserved: 0 })
                 .collect();
-            let mut list = layout::lay_out(&raw, &table, usize::MAX);
+            let mut list = layout::lay_out_with_points(&raw, &PointList::of(&found), &table, usize::MAX);
             if self.options.panel {
                 list.extend(text_box(&self.meter.panel(&self.detector), size_px, Corner::TopLeft, &atlas));
             }

@@ -22,7 +22,7 @@ pub struct FrameResult {
     /// Counts the frames from 0.
     pub frame: u64,
     pub picture_px: [u32; 2],
-    /// Best first, in pixels of the picture; on a GPU without landmarks.
+    /// Best first, in pixels of the picture.
     pub detections: Vec<crate::decode::Detection>,
 }
 

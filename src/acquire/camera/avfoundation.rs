@@ -1,4 +1,4 @@
-//! Cameras of macOS.
+//! Cameras of macOS and iOS.
 
 use std::sync::mpsc;
 use std::time::Duration;

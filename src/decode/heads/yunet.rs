@@ -1,4 +1,4 @@
-//! YuNet (2023): faces with five landmarks. Twin of `shaders/decode/yunet.wgsl`.
+//! YuNet (2023): faces with five landmarks. Twin of `shaders/decode/yunet.wgsl`; the landmarks are `decode::points`.
 //!
 //! For each stride s of 8, 16, 32: `cls_s`, `obj_s` `[1, n, 1]` (through the sigmoid), `bbox_s` `[1, n, 4]`, `kps_s`
 //! `[1, n, 10]`. Cell (i, j): `score = √(cls·obj)`, `cx = (i+b0)·s`, `cy = (j+b1)·s`, `w = e^b2·s`, `h = e^b3·s`, landmark
@@ -6,10 +6,9 @@
 
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
-use crate::decode::head::{
-    Details, Fitted, GridScale, Head, OutputRef, ScoreFilter, Signature, cell_count, grids, spread,
-};
+use crate::decode::head::{Details, Fitted, GridScale, Head, OutputRef, ScoreFilter, Signature, grids, spread};
 use crate::decode::labels::Labels;
+use crate::decode::points::CellPoints;
 use crate::decode::scan::{Matrix, corners, side};
 use crate::infer::plan::View;
 use crate::letterbox::Fit;
@@ -131,29 +130,17 @@ impl Head for YuNet {
             .collect()
     }
 
+    fn cell_points(&self) -> Vec<CellPoints> {
+        self.scales.iter().map(|s| CellPoints { grid: s.grid, output: s.kps, points: LANDMARKS }).collect()
+    }
+
     fn has_details(&self) -> bool {
         true
     }
 
     fn details(&self, outputs: &[OutputRef<'_>], anchor: u32) -> Details {
-        let grids: Vec<GridScale> = self.scales.iter().map(|s| s.grid).collect();
-        if anchor as usize >= cell_count(&grids) {
-            return Details::default();
-        }
-        let Some(scale) = self.scales.iter().rev().find(|s| s.grid.first <= anchor as usize) else {
-            return Details::default();
-        };
-        let cell = anchor as usize - scale.grid.first;
-        let kps = Matrix::of(outputs[scale.kps].view, 1, 2);
-        let stride = scale.grid.stride_px as f32;
-        let (i, j) = ((cell % scale.grid.cols) as f32, (cell / scale.grid.cols) as f32);
-        let landmarks = (0..LANDMARKS)
-            .map(|m| {
-                let at = |k: usize| kps.at(outputs[scale.kps].values, cell, k);
-                [(at(2 * m) + i) * stride, (at(2 * m + 1) + j) * stride]
-            })
-            .collect();
-        Details { landmarks, ..Details::default() }
+        let landmarks = self.cell_points().iter().find_map(|scale| scale.of_anchor(outputs, anchor));
+        Details { landmarks: landmarks.unwrap_or_default(), ..Details::default() }
     }
 }
 
