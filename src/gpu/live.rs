@@ -54,8 +54,10 @@ pub struct Drawn {
     pub ms: StageTimes,
     /// Waiting for the device to have room for another frame.
     pub wait_ms: f64,
-    /// Our side of the driver: upload, encode, submit.
-    pub host_ms: f64,
+    /// Our side of the driver: upload and encode.
+    pub encode_ms: f64,
+    /// Handing it over. Software drivers compute the frame here.
+    pub submit_ms: f64,
     /// True when the host had to take part, because the shaders cannot what the options ask for or because the network
     /// has operators that only the CPU computes: the frame was read back in between.
     pub host_decoded: bool,
@@ -304,6 +306,7 @@ impl LiveOverlay {
         let timed = convert.is_some() && self.timer.as_mut().is_some_and(PassTimer::begin);
         let timer = self.timer.as_ref().filter(|_| timed);
         let timer_of = |pass: u32| timer.map(|timer| (timer, pass));
+        let mut encoded = Instant::now();
         let submission = self.gpu.submit(|encoder| {
             match (&convert, parts) {
                 (Some((convert, _)), Some((session, frame_loop, _))) if timed => {
@@ -359,7 +362,10 @@ impl LiveOverlay {
                 readback.encode(encoder);
             }
             after(encoder);
+            encoded = Instant::now();
         })?;
+        drawn.encode_ms = encoded.duration_since(host).as_secs_f64() * 1e3 - inference_ms;
+        drawn.submit_ms = ms_since(encoded);
         if timed && let Some(timer) = &mut self.timer {
             timer.map(&self.gpu)?;
         }
@@ -374,7 +380,6 @@ impl LiveOverlay {
         if frame.is_some() {
             self.frames += 1;
         }
-        drawn.host_ms = ms_since(host) - inference_ms;
         drawn.ms.total = ms_since(start);
         Ok(drawn)
     }

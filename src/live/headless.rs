@@ -127,7 +127,13 @@ impl Headless {
         while let Some(picture) = offscreen.picture(false)? {
             self.pictures.push_back(picture);
         }
-        Ok(Some(FrameTimes { acquire: 0.0, host: drawn.host_ms, wait: drawn.wait_ms, stages }))
+        Ok(Some(FrameTimes {
+            acquire: 0.0,
+            encode: drawn.encode_ms,
+            submit: drawn.submit_ms,
+            wait: drawn.wait_ms,
+            stages,
+        }))
     }
 
     fn push_to_cpu(&mut self, frame: &Frame, size_px: [u32; 2]) -> Result<FrameTimes, Error> {

@@ -18,8 +18,10 @@ const WEIGHT: f64 = 0.1;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FrameTimes {
     pub acquire: f64,
-    /// Upload, encode and submit: our side of the driver.
-    pub host: f64,
+    /// Upload and encode: our side of the driver.
+    pub encode: f64,
+    /// The driver's part of it.
+    pub submit: f64,
     /// Waiting for the GPU.
     pub wait: f64,
     /// On the CPU.
@@ -33,12 +35,12 @@ pub struct Meter {
     shown: Option<Instant>,
     frame_ms: Average,
     acquire: Average,
-    host: Average,
+    submit: Average,
     wait: Average,
     stages: [Average; 3],
     on_cpu: bool,
-    /// Of the last frames, for their median.
-    host_ms: VecDeque<f64>,
+    /// Encode and submit of the last frames, for their medians.
+    host_ms: VecDeque<[f64; 2]>,
     /// Passes on the device: convert, infer, decode, draw.
     pub device_ms: Option<[f64; 4]>,
     /// Frames that came and were not shown.
@@ -66,12 +68,12 @@ impl Meter {
             self.frame_ms.push(now.duration_since(last).as_secs_f64() * 1e3);
         }
         self.acquire.push(times.acquire);
-        self.host.push(times.host);
+        self.submit.push(times.encode + times.submit);
         self.wait.push(times.wait);
         if self.host_ms.len() == HOST_TIMES_KEPT {
             self.host_ms.pop_front();
         }
-        self.host_ms.push_back(times.host);
+        self.host_ms.push_back([times.encode, times.submit]);
         self.on_cpu = times.stages.is_some();
         if let Some(ms) = &times.stages {
             for (average, value) in self.stages.iter_mut().zip([ms.convert + ms.marshal, ms.infer, ms.decode]) {
@@ -111,10 +113,20 @@ impl Meter {
         }
     }
 
-    /// Milliseconds of our side of the driver a frame (upload, encode, submit): the median of the last thousand frames,
-    /// which leaves out what makes pipelines and what other programs interrupt.
-    pub fn median_host_ms(&self) -> f64 {
-        let mut sorted: Vec<f64> = self.host_ms.iter().copied().collect();
+    /// Milliseconds of our side of the driver a frame, upload and encode: the median of the last thousand frames, which
+    /// leaves out what makes pipelines and what other programs interrupt.
+    pub fn median_encode_ms(&self) -> f64 {
+        self.median(0)
+    }
+
+    /// Milliseconds that the driver takes over a frame in: the median of the last thousand frames. A software driver
+    /// computes it there.
+    pub fn median_submit_ms(&self) -> f64 {
+        self.median(1)
+    }
+
+    fn median(&self, part: usize) -> f64 {
+        let mut sorted: Vec<f64> = self.host_ms.iter().map(|ms| ms[part]).collect();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
     }
@@ -141,7 +153,7 @@ impl Meter {
         lines.push(format!(
             "acquire {:.1}  submit {:.1}  wait {:.1}",
             self.acquire.get(),
-            self.host.get(),
+            self.submit.get(),
             self.wait.get()
         ));
         lines.push(format!("{backend}  conf {confidence:.2}  dropped {}", self.dropped));
@@ -165,13 +177,14 @@ mod tests {
     #[test]
     fn lines_say_what_was_pushed() {
         let mut meter = Meter::default();
-        meter.push(&FrameTimes { acquire: 1.0, host: 0.25, wait: 7.0, stages: None });
+        meter.push(&FrameTimes { acquire: 1.0, encode: 0.25, submit: 0.5, wait: 7.0, stages: None });
+        assert_eq!((meter.median_encode_ms(), meter.median_submit_ms()), (0.25, 0.5));
         assert_eq!(meter.frames_per_second(), 0.0, "one frame has no rate");
         meter.dropped = 3;
         meter.device_ms = Some([0.1, 2.0, 0.05, 0.2]);
         let lines = meter.lines("GPU", &"x".repeat(50), 0.25);
         assert_eq!(lines[1], "convert 0.10  infer 2.00");
-        assert_eq!(lines[3], "acquire 1.0  submit 0.2  wait 7.0");
+        assert_eq!(lines[3], "acquire 1.0  submit 0.8  wait 7.0");
         assert_eq!(lines[4], "GPU  conf 0.25  dropped 3");
         assert_eq!(lines[5].chars().count(), 34);
         let stages = StageTimes { convert: 1.0, marshal: 0.5, infer: 20.0, decode: 0.25, ..StageTimes::default() };

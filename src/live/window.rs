@@ -86,8 +86,9 @@ pub struct WindowReport {
     pub frames: u64,
     pub dropped: u64,
     pub map_operations: MapOperations,
-    /// Our side of the driver: the median of the last frames.
-    pub host_ms: f64,
+    /// Upload and encode, and the driver's submission: medians of the last frames.
+    pub encode_ms: f64,
+    pub submit_ms: f64,
 }
 
 /// A surface and what draws on it.
@@ -210,7 +211,8 @@ impl App {
             self.deliver(true)?;
         }
         self.report.dropped = self.capture.dropped();
-        self.report.host_ms = self.meter.median_host_ms();
+        self.report.encode_ms = self.meter.median_encode_ms();
+        self.report.submit_ms = self.meter.median_submit_ms();
         self.count_reads();
         let trouble = self.trouble.take().filter(|_| self.has_ended);
         match self.error.take().or(trouble) {
@@ -440,7 +442,8 @@ impl App {
             self.text_is_old = true;
             let stages = (!self.on_gpu || drawn.host_decoded).then_some(drawn.ms);
             let wait = drawn.wait_ms + surface_ms + present_ms;
-            self.meter.push(&FrameTimes { acquire, host: drawn.host_ms, wait, stages });
+            let (encode, submit) = (drawn.encode_ms, drawn.submit_ms);
+            self.meter.push(&FrameTimes { acquire, encode, submit, wait, stages });
             self.meter.device_ms = view.overlay.device_times().map(|t| [t.convert, t.infer, t.decode, t.draw]);
             self.meter.dropped = self.capture.dropped();
             if drawn.host_decoded && drawn.frame == 0 {
