@@ -6,7 +6,7 @@
 //
 // found:   what NMS wrote: HEADER_WORDS words (the number of detections, unused, the number of points of each, the word
 //          where those begin), then 8 words a detection: f32 left, top, right, bottom (pixels of the picture), f32 score,
-//          class, 2 unused. Best first. The points: f32 x and y of each, in pixels of the picture.
+//          class, 1 unused, LABEL_ONLY where no box is drawn. Best first. The points: f32 x and y of each, in pixels of the picture.
 // labels:  header, labels and glyphs; the layout stands at LabelTable in src/draw/layout.rs.
 // overlay: arguments of an indirect draw (vertices, instances, first vertex, first instance), 4 unused words, then the
 //          instances of 32 bytes. Bind it as vertex buffer from byte 32.
@@ -22,6 +22,7 @@ const LABEL_WORDS: u32 = 8u;
 const GLYPH_WORDS: u32 = 8u;
 const DETECTION_WORDS: u32 = 8u;
 const OUTLINE_PX: i32 = 1;
+const LABEL_ONLY: u32 = 1u;
 const SOLID: u32 = 0u;
 const GLYPH: u32 = 1u;
 
@@ -125,6 +126,9 @@ fn label_entry(d: u32) -> u32 {
 }
 
 fn emit_box(d: u32) {
+    if found[d + 7u] == LABEL_ONLY {
+        return;
+    }
     let outer = outer_rect(d);
     if !outer.is_drawn {
         return;

@@ -22,6 +22,9 @@ const OUTLINE_PX: i32 = 1;
 /// each, the fourth the word where those begin.
 pub const FOUND_HEADER_WORDS: usize = candidates::HEADER_WORDS;
 
+/// In [`RawDetection::reserved`]: the box is drawn elsewhere, as a turned one; its label is not.
+pub const LABEL_ONLY: u32 = 1;
+
 /// Words of the table's header.
 pub const HEADER_WORDS: usize = 16;
 /// Words of a label's entry.
@@ -262,6 +265,9 @@ fn outer_rect(d: &RawDetection, table: &LabelTable) -> Option<[i32; 4]> {
 
 /// The edges of a box: a dark ring, and the coloured one on it.
 fn emit_box(d: &RawDetection, table: &LabelTable, cursor: &mut Cursor) {
+    if d.reserved == LABEL_ONLY {
+        return;
+    }
     let Some(outer) = outer_rect(d, table) else { return };
     let line_px = table.word(8) as i32;
     let entry = label_entry(d, table);

@@ -23,7 +23,7 @@ use crate::draw::{Instance, Style};
 use crate::error::Error;
 use crate::frame::{Colour, Frame, PixelFormat};
 use crate::letterbox::{FrameParams, Letterbox};
-use crate::live::{FrameResult, Placement};
+use crate::live::{FrameResult, Placement, raw_detection};
 
 /// Frames that may be under way on the device. Also the length of the rings of uploads and of results.
 pub const FRAMES_IN_FLIGHT: usize = 3;
@@ -120,6 +120,10 @@ pub struct LiveOverlay {
     rectangles: Option<wgpu::Buffer>,
     /// Detections that were computed on the host.
     found: Option<wgpu::Buffer>,
+    /// Those of them with a mask or a turned box, and the rectangles of these on the target.
+    shaped: Vec<Detection>,
+    shapes: Option<wgpu::Buffer>,
+    shapes_are_old: bool,
     /// Layout dispatches by the buffer of detections that they read.
     layouts: Vec<(wgpu::Buffer, Dispatch)>,
     /// The buffer of detections that the last frame was drawn from, and how many points each has.
@@ -152,6 +156,9 @@ impl LiveOverlay {
             labels: None,
             rectangles: None,
             found: None,
+            shaped: Vec::new(),
+            shapes: None,
+            shapes_are_old: false,
             layouts: Vec::new(),
             source: None,
             points: 0,
@@ -252,6 +259,7 @@ impl LiveOverlay {
                 && let Some(found) = frame_loop.detections_buffer()
             {
                 self.source = Some(found.clone());
+                self.shaped.clear();
                 self.points = decoder.head().cell_points().first().map_or(0, |scale| scale.points);
                 let letterbox = decoder.preprocess.letterbox(picture_px);
                 convert = Some((frame_loop.prepare(session, &bytes, frame, decoder, &letterbox)?, letterbox));
@@ -269,6 +277,7 @@ impl LiveOverlay {
             }
         }
         self.place(detector.decoder(), frame, target.size_px)?;
+        self.place_shapes()?;
         if let Some(frame) = frame {
             self.prepare_picture(slot, frame, &detector.decoder().preprocess)?;
         }
@@ -303,6 +312,7 @@ impl LiveOverlay {
         let picture = self.slots[slot].picture.as_ref().filter(|_| frame.is_some()).map(|(_, dispatch)| dispatch);
         let parts = detector.gpu_parts();
         let (overlay, text) = (&self.overlay, &self.text);
+        let shapes = self.shapes.as_ref().filter(|_| !self.shaped.is_empty());
         let timed = convert.is_some() && self.timer.as_mut().is_some_and(PassTimer::begin);
         let timer = self.timer.as_ref().filter(|_| timed);
         let timer_of = |pass: u32| timer.map(|timer| (timer, pass));
@@ -352,7 +362,13 @@ impl LiveOverlay {
                     timestamp_writes: timer_of(3).map(|(timer, pass)| timer.render_writes(pass)),
                     ..wgpu::RenderPassDescriptor::default()
                 });
-                overlay.encode(&mut pass, &shown.binding, rectangles);
+                match shapes {
+                    Some(shapes) => {
+                        overlay.encode(&mut pass, &shown.binding, shapes);
+                        overlay.encode_rectangles(&mut pass, &shown.binding, rectangles);
+                    }
+                    None => overlay.encode(&mut pass, &shown.binding, rectangles),
+                }
                 overlay.encode_rectangles(&mut pass, &shown.binding, text);
             }
             if let Some(timer) = timer {
@@ -475,13 +491,14 @@ impl LiveOverlay {
         let header = DetectionsHeader::new(found.len(), max_detections, points.per_detection);
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
         for d in found {
-            let raw = RawDetection { bounds: d.bounds, score: d.score, class: d.class, anchor: 0, reserved: 0 };
-            bytes.extend_from_slice(bytemuck::bytes_of(&raw));
+            bytes.extend_from_slice(bytemuck::bytes_of(&raw_detection(d)));
         }
         bytes.resize(4 * header.points_at as usize, 0);
         bytes.extend_from_slice(bytemuck::cast_slice(&points.points));
         self.gpu.write(buffer, 0, &bytes)?;
         self.points = points.per_detection;
+        self.shaped = found.iter().filter(|d| d.mask.is_some() || d.quad.is_some()).cloned().collect();
+        self.shapes_are_old = true;
         self.source = Some(buffer.clone());
         Ok(())
     }
@@ -495,6 +512,7 @@ impl LiveOverlay {
         };
         let placement = Placement::new(picture_px, target_px);
         if self.shown.as_ref().is_none_or(|shown| shown.placement != placement) {
+            self.shapes_are_old = true;
             let (table, atlas) = placement.labels(decoder, &self.style);
             let labels = match &self.labels {
                 Some(buffer) if buffer.size() >= table.bytes().len() as u64 => buffer,
@@ -531,6 +549,24 @@ impl LiveOverlay {
                     Shown { placement, texture, words, text_px: atlas.text_px, binding }
                 }
             });
+        }
+        Ok(())
+    }
+
+    /// Brings masks and turned boxes on the target up to date.
+    fn place_shapes(&mut self) -> Result<(), GpuError> {
+        let Some(shown) = &self.shown else { return Ok(()) };
+        if self.shaped.is_empty() || !std::mem::take(&mut self.shapes_are_old) {
+            return Ok(());
+        }
+        let list = shown.placement.shapes(&self.shaped, &self.style);
+        let buffer = match &self.shapes {
+            Some(buffer) if buffer.size() >= layout::overlay_bytes(list.len()) as u64 => buffer,
+            _ => self.shapes.insert(Overlay::buffer(&self.gpu, list.len().next_power_of_two())?),
+        };
+        self.gpu.write(buffer, 0, bytemuck::bytes_of(&DrawHeader::new(list.len())))?;
+        if !list.is_empty() {
+            self.gpu.write(buffer, size_of::<DrawHeader>() as u64, bytemuck::cast_slice(&list))?;
         }
         Ok(())
     }

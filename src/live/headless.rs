@@ -8,7 +8,7 @@ use crate::draw::{Style, layout, rasterise};
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::live::meter::FrameTimes;
-use crate::live::{FrameResult, MapOperations, Meter, Placement};
+use crate::live::{FrameResult, MapOperations, Meter, Placement, raw_detection};
 
 /// What to make beside the drawing itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,11 +143,9 @@ impl Headless {
             let placement = Placement::new(picture_px, size_px);
             let mut shown = placement.show(frame);
             let (table, atlas) = placement.labels(self.detector.decoder(), &self.options.style);
-            let raw: Vec<RawDetection> = found
-                .iter()
-                .map(|d| RawDetection { bounds: d.bounds, score: d.score, class: d.class, anchor: 0, reserved: 0 })
-                .collect();
-            let mut list = layout::lay_out_with_points(&raw, &PointList::of(&found), &table, usize::MAX);
+            let raw: Vec<RawDetection> = found.iter().map(raw_detection).collect();
+            let mut list = placement.shapes(&found, &self.options.style);
+            list.extend(layout::lay_out_with_points(&raw, &PointList::of(&found), &table, usize::MAX));
             if self.options.panel {
                 list.extend(text_box(&self.meter.panel(&self.detector), size_px, Corner::TopLeft, &atlas));
             }

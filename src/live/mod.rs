@@ -13,7 +13,7 @@ pub mod window;
 
 pub use headless::Headless;
 pub use meter::Meter;
-pub use placement::Placement;
+pub use placement::{Placement, raw_detection};
 pub use sink::Sink;
 
 /// Detections of a frame; on a GPU they come some frames after it was drawn.

@@ -1,9 +1,9 @@
 //! Where a picture lies in a window, and the CPU's way to show it there.
 
-use crate::decode::Decoder;
-use crate::draw::Style;
+use crate::decode::{Decoder, Detection, Quad, RawDetection};
 use crate::draw::font::Atlas;
-use crate::draw::layout::LabelTable;
+use crate::draw::layout::{LABEL_ONLY, LabelTable};
+use crate::draw::{Instance, Style, shapes};
 use crate::frame::{Colour, Frame, PixelFormat};
 use std::sync::Arc;
 
@@ -53,6 +53,30 @@ impl Placement {
         (table, atlas)
     }
 
+    /// What lies under boxes and labels, for detections that the host found: masks, and the sides of turned boxes.
+    pub fn shapes(&self, found: &[Detection], style: &Style) -> Vec<Instance> {
+        let (scale, offset) = (self.scale(), self.offset());
+        let on_target = |axis: usize, v: f32| v * scale[axis] + offset[axis];
+        let mut list = Vec::new();
+        for d in found.iter().rev() {
+            let rectangles = d.mask.iter().flat_map(|mask| shapes::mask(mask, d.class, self.picture_px));
+            list.extend(rectangles.filter_map(|one| {
+                // Neighbours share their edges, so that none overlap and no gap opens.
+                let edge = |k: usize| on_target(k % 2, one.rect_px[k] as f32).round() as i32;
+                let rect_px = [edge(0), edge(1), edge(2), edge(3)];
+                (rect_px[0] < rect_px[2] && rect_px[1] < rect_px[3]).then_some(Instance { rect_px, ..one })
+            }));
+        }
+        let line_px = style.line_px(self.content_px);
+        for d in found.iter().rev() {
+            list.extend(d.quad.iter().flat_map(|quad| {
+                let corners = quad.corners.map(|p| [on_target(0, p[0]), on_target(1, p[1])]);
+                shapes::quad(&Quad { corners, ..*quad }, d.class, self.target_px, line_px)
+            }));
+        }
+        list
+    }
+
     /// The picture in its place on black, as Rgb8: twin of `picture_fragment` in `shaders/draw/overlay.wgsl`.
     pub fn show(&self, frame: &Frame) -> Frame {
         let rgb = frame.to_rgb8();
@@ -90,6 +114,15 @@ impl Placement {
         let [width, height] = self.target_px;
         Frame { width, height, format: PixelFormat::Rgb8, bytes, colour: Colour::default() }
     }
+}
+
+/// What the layout reads of a detection that the host found.
+pub fn raw_detection(d: &Detection) -> RawDetection {
+    let (bounds, reserved) = match &d.quad {
+        Some(quad) => (shapes::label_bounds(quad, d.bounds), LABEL_ONLY),
+        None => (d.bounds, 0),
+    };
+    RawDetection { bounds, score: d.score, class: d.class, anchor: 0, reserved }
 }
 
 #[cfg(test)]
