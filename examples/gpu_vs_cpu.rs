@@ -86,7 +86,11 @@ fn chart(runs: &[Run]) -> Result<Frame, Box<dyn std::error::Error>> {
         let bar =
             Instance { rect_px: [20, top + 30, right.max(21), top + 70], texel_px: [0, 0], colour, source: SOLID };
         let mut list = vec![bar];
-        let label = format!("{ms:.2} ms a frame, {:.1} fps: {}", 1e3 / ms, run.name);
+        let mut label = format!("{ms:.2} ms a frame, {:.1} fps: {}", 1e3 / ms, run.name);
+        // Adapters have long names; so much fits.
+        if let Some((end, _)) = label.char_indices().nth(78) {
+            label.replace_range(end.., "…");
+        }
         // The text box stands in a corner; here it stands above its bar.
         list.extend(text_box(&[label], [SIZE[0] - 20, SIZE[1]], Corner::TopLeft, &atlas).into_iter().skip(1).map(
             |mut i| {
