@@ -31,6 +31,8 @@ fn load_b(at: u32, inner: u32) -> vec4<f32> { return vec4<f32>(b[at]); }
 fn apply(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return power(a, b); }
 fn store(at: u32, c4: u32, v: vec4<f32>) { dst[at] = S4(v); }
 
+fn truth(holds: vec4<bool>) -> vec4<f32> { return select(vec4<f32>(0.0), vec4<f32>(1.0), holds); }
+
 // a^b for any sign of a: WGSL leaves pow undefined below 0. A fractional power of a negative number has no value; NaN
 // cannot be written in WGSL, but a root of a negative number is one.
 fn power(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {

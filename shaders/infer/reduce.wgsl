@@ -1,6 +1,6 @@
-// Sum, mean, maximum or minimum over some axes.
+// Sum, mean, maximum, minimum, product, or sum of squares or magnitudes over some axes.
 //
-//   dst[i] = SCALE · combine over r of src[i, r]
+//   dst[i] = SCALE · combine over r of term(src[i, r])
 //
 // Bindings: src, dst: any strides. Kept axes are merged as far as both allow, reduced axes as far as src allows.
 // TEAM threads share the REDUCED values of an output (of four, where dst is aligned for it): member t takes values
@@ -35,6 +35,7 @@ const TEAMS: u32 = 64u / TEAM;
 var<workgroup> parts: array<vec4<f32>, 64>;
 
 fn load_src(at: u32, inner: u32) -> vec4<f32> { return vec4<f32>(src[at]); }
+fn term(x: vec4<f32>) -> vec4<f32> { return x; }
 fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return a + b; }
 fn store(at: u32, c4: u32, v: vec4<f32>) { dst[at] = S4(v); }
 
@@ -68,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         at += left % REDUCED_EXTENTS[rx] * REDUCED_STRIDES[rx];
         left = left / REDUCED_EXTENTS[rx];
         //end
-        value = combine(value, load_src(at, inner));
+        value = combine(value, term(load_src(at, inner)));
     }
     parts[thread] = value;
     for (var half = TEAM / 2u; half > 0u; half = half / 2u) {

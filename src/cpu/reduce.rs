@@ -12,8 +12,12 @@ use crate::infer::plan::step::Step;
 /// Vectors of kept elements that are reduced together.
 const VECTORS: usize = 4;
 
-/// The fast form of a reduction; `None` where neither kept nor reduced elements are contiguous.
+/// The fast form of a reduction; `None` where neither kept nor reduced elements are contiguous, and for the kinds that
+/// real networks reduce little with.
 pub fn prepare(kernel: &Reduce, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
+    if !matches!(kernel.kind, ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Max | ReduceKind::Min) {
+        return None;
+    }
     let (kept, gone) = checked_walks(step)?;
     isa.is_available().then(|| Box::new(ReduceFast { isa, kind: kernel.kind, kept, gone }) as Box<dyn FastKernel>)
 }
@@ -85,9 +89,9 @@ impl ReduceFast {
         // SAFETY: called with the vectors of an instruction set that is there.
         unsafe {
             match self.kind {
-                ReduceKind::Sum | ReduceKind::Mean => a.add(b),
                 ReduceKind::Max => a.max(b),
                 ReduceKind::Min => a.min(b),
+                _ => a.add(b),
             }
         }
     }
@@ -129,9 +133,9 @@ impl Work for Part<'_> {
 impl Part<'_> {
     fn start(&self) -> f32 {
         match self.reduce.kind {
-            ReduceKind::Sum | ReduceKind::Mean => 0.0,
             ReduceKind::Max => f32::NEG_INFINITY,
             ReduceKind::Min => f32::INFINITY,
+            _ => 0.0,
         }
     }
 
@@ -208,10 +212,9 @@ impl Part<'_> {
             total.store(lanes.as_mut_ptr());
             let lanes = lanes[..V::LANES].iter().copied();
             let result = match self.reduce.kind {
-                ReduceKind::Sum => lanes.sum::<f32>(),
-                ReduceKind::Mean => lanes.sum::<f32>() * self.scale(),
                 ReduceKind::Max => lanes.fold(self.start(), f32::max),
                 ReduceKind::Min => lanes.fold(self.start(), f32::min),
+                _ => lanes.sum::<f32>() * self.scale(),
             };
             *self.dst = result;
         }
@@ -250,7 +253,7 @@ mod tests {
                             ReduceKind::Sum => v.iter().sum(),
                             ReduceKind::Mean => v.iter().sum::<f64>() / v.len() as f64,
                             ReduceKind::Max => v.iter().copied().fold(f64::MIN, f64::max),
-                            ReduceKind::Min => v.iter().copied().fold(f64::MAX, f64::min),
+                            _ => v.iter().copied().fold(f64::MAX, f64::min),
                         })
                         .collect();
                     for src in [map(0, shape, 1, 1), View::row_major(BufferId(0), &shape)] {

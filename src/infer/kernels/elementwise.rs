@@ -26,6 +26,10 @@ pub enum Function {
     Erf,
     Sin,
     Cos,
+    /// −1, 0 or 1; NaN stays.
+    Sign,
+    /// x / (1 + |x|)
+    Softsign,
     Add,
     Sub,
     Mul,
@@ -34,13 +38,24 @@ pub enum Function {
     Pow,
     Min,
     Max,
+    /// a > b ? 1 : 0, as all comparisons
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+    Equal,
+    /// a where a > b, else 0
+    Above,
 }
 
 impl Function {
     /// True for functions of two inputs.
     pub fn is_binary(self) -> bool {
-        use Function::{Add, Div, Max, Min, Mul, Pow, Sub};
-        matches!(self, Add | Sub | Mul | Div | Pow | Min | Max)
+        use Function::{
+            Above, Add, Div, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Max, Min, Mul, Pow, Sub,
+        };
+        let arithmetic = matches!(self, Add | Sub | Mul | Div | Pow | Min | Max);
+        arithmetic || matches!(self, Greater | GreaterOrEqual | Less | LessOrEqual | Equal | Above)
     }
 
     /// The function itself; `b` is ignored by functions of one input.
@@ -59,6 +74,9 @@ impl Function {
             Function::Erf => erf(a),
             Function::Sin => a.sin(),
             Function::Cos => a.cos(),
+            Function::Sign if a == 0.0 || a.is_nan() => a,
+            Function::Sign => a.signum(),
+            Function::Softsign => a / (1.0 + a.abs()),
             Function::Add => a + b,
             Function::Sub => a - b,
             Function::Mul => a * b,
@@ -66,6 +84,18 @@ impl Function {
             Function::Pow => a.powf(b),
             Function::Min => a.min(b),
             Function::Max => a.max(b),
+            Function::Greater => truth(a > b),
+            Function::GreaterOrEqual => truth(a >= b),
+            Function::Less => truth(a < b),
+            Function::LessOrEqual => truth(a <= b),
+            Function::Equal => truth(a == b),
+            Function::Above => {
+                if a > b {
+                    a
+                } else {
+                    0.0
+                }
+            }
         }
     }
 
@@ -85,6 +115,8 @@ impl Function {
             Function::Erf => "erf",
             Function::Sin => "sin",
             Function::Cos => "cos",
+            Function::Sign => "sign",
+            Function::Softsign => "softsign",
             Function::Add => "add",
             Function::Sub => "sub",
             Function::Mul => "mul",
@@ -92,6 +124,12 @@ impl Function {
             Function::Pow => "pow",
             Function::Min => "min",
             Function::Max => "max",
+            Function::Greater => "greater",
+            Function::GreaterOrEqual => "greater_or_equal",
+            Function::Less => "less",
+            Function::LessOrEqual => "less_or_equal",
+            Function::Equal => "equal",
+            Function::Above => "above",
         }
     }
 
@@ -111,6 +149,8 @@ impl Function {
             Function::Erf => "erf(a)",
             Function::Sin => "sin(a)",
             Function::Cos => "cos(a)",
+            Function::Sign => "select(sign(a), a, a != a)",
+            Function::Softsign => "a / (1.0 + abs(a))",
             Function::Add => "a + b",
             Function::Sub => "a - b",
             Function::Mul => "a * b",
@@ -118,8 +158,18 @@ impl Function {
             Function::Pow => "power(a, b)",
             Function::Min => "min(a, b)",
             Function::Max => "max(a, b)",
+            Function::Greater => "truth(a > b)",
+            Function::GreaterOrEqual => "truth(a >= b)",
+            Function::Less => "truth(a < b)",
+            Function::LessOrEqual => "truth(a <= b)",
+            Function::Equal => "truth(a == b)",
+            Function::Above => "select(vec4<f32>(0.0), a, a > b)",
         }
     }
+}
+
+fn truth(holds: bool) -> f32 {
+    if holds { 1.0 } else { 0.0 }
 }
 
 /// dst = activation(function(a, b)). Reads `[a]` or `[a, b]`, writes `[dst]`; the reads are already broadcast to the
@@ -216,6 +266,16 @@ mod tests {
             (Function::Reciprocal, 4.0, 9.0, 0.25),
             (Function::Neg, 4.0, 9.0, -4.0),
             (Function::Abs, -4.0, 9.0, 4.0),
+            (Function::Sign, -4.0, 9.0, -1.0),
+            (Function::Sign, 0.0, 9.0, 0.0),
+            (Function::Softsign, -3.0, 9.0, -0.75),
+            (Function::Greater, 2.0, 2.0, 0.0),
+            (Function::GreaterOrEqual, 2.0, 2.0, 1.0),
+            (Function::Less, 1.0, f32::NAN, 0.0),
+            (Function::LessOrEqual, 1.0, 2.0, 1.0),
+            (Function::Equal, 1.0, 2.0, 0.0),
+            (Function::Above, 3.0, 2.0, 3.0),
+            (Function::Above, f32::NEG_INFINITY, 2.0, 0.0),
         ] {
             assert_eq!(apply(function, a, b), expected, "{function:?}");
         }

@@ -1,4 +1,4 @@
-//! Sum, mean, max, min over some axes. Twin of `shaders/infer/reduce.wgsl`.
+//! Sum, mean, maximum, minimum, product, and sums of squares or magnitudes over some axes. Twin of `shaders/infer/reduce.wgsl`.
 
 use super::walk::Walk;
 use super::wgsl::{self, Lanes};
@@ -12,12 +12,17 @@ pub enum ReduceKind {
     Mean,
     Max,
     Min,
+    Product,
+    SumSquares,
+    /// Of magnitudes.
+    SumAbs,
 }
 
 impl ReduceKind {
     fn start(self) -> f32 {
         match self {
-            ReduceKind::Sum | ReduceKind::Mean => 0.0,
+            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares | ReduceKind::SumAbs => 0.0,
+            ReduceKind::Product => 1.0,
             ReduceKind::Max => f32::MIN,
             ReduceKind::Min => f32::MAX,
         }
@@ -25,17 +30,36 @@ impl ReduceKind {
 
     fn combine(self, a: f32, b: f32) -> f32 {
         match self {
-            ReduceKind::Sum | ReduceKind::Mean => a + b,
+            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares | ReduceKind::SumAbs => a + b,
+            ReduceKind::Product => a * b,
             ReduceKind::Max => a.max(b),
             ReduceKind::Min => a.min(b),
         }
     }
 
+    /// What of an element is combined.
+    fn term(self, x: f32) -> f32 {
+        match self {
+            ReduceKind::SumSquares => x * x,
+            ReduceKind::SumAbs => x.abs(),
+            _ => x,
+        }
+    }
+
     fn wgsl(self) -> &'static str {
         match self {
-            ReduceKind::Sum | ReduceKind::Mean => "a + b",
+            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares | ReduceKind::SumAbs => "a + b",
+            ReduceKind::Product => "a * b",
             ReduceKind::Max => "max(a, b)",
             ReduceKind::Min => "min(a, b)",
+        }
+    }
+
+    fn wgsl_term(self) -> &'static str {
+        match self {
+            ReduceKind::SumSquares => "x * x",
+            ReduceKind::SumAbs => "abs(x)",
+            _ => "x",
         }
     }
 }
@@ -79,12 +103,12 @@ impl Kernel for Reduce {
                 partial.fill(match self.kind {
                     ReduceKind::Max => f32::NEG_INFINITY,
                     ReduceKind::Min => f32::INFINITY,
-                    _ => 0.0,
+                    kind => kind.start(),
                 });
                 let mut member = 0;
                 gone.rows(|at| {
                     for r in 0..gone.extents[0] {
-                        let value = reads[0][at[0] + r * gone.strides[0][0]].get();
+                        let value = self.kind.term(reads[0][at[0] + r * gone.strides[0][0]].get());
                         partial[member] = self.kind.combine(partial[member], value);
                         member = (member + 1) % partial.len();
                     }
@@ -122,7 +146,8 @@ impl Kernel for Reduce {
             .line(
                 "fn combine(",
                 &format!("fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.kind.wgsl()),
-            );
+            )
+            .line("fn term(", &format!("fn term(x: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.kind.wgsl_term()));
         wgsl::build_flat(b, lanes.count().div_ceil(64 / team))
     }
 
@@ -144,7 +169,15 @@ mod tests {
             for axes in [&[1][..], &[2, 3], &[0, 3], &[0, 1, 2, 3], &[]] {
                 let mut kept = shape;
                 axes.iter().for_each(|&axis| kept[axis] = 1);
-                for kind in [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::Max, ReduceKind::Min] {
+                for kind in [
+                    ReduceKind::Sum,
+                    ReduceKind::Mean,
+                    ReduceKind::Max,
+                    ReduceKind::Min,
+                    ReduceKind::Product,
+                    ReduceKind::SumSquares,
+                    ReduceKind::SumAbs,
+                ] {
                     let mut expected = vec![Vec::new(); kept.iter().product()];
                     for (i, &x) in x.iter().enumerate() {
                         let at = coordinates(&shape, i);
@@ -158,6 +191,9 @@ mod tests {
                             ReduceKind::Mean => v.iter().sum::<f64>() / v.len() as f64,
                             ReduceKind::Max => v.iter().copied().fold(f64::MIN, f64::max),
                             ReduceKind::Min => v.iter().copied().fold(f64::MAX, f64::min),
+                            ReduceKind::Product => v.iter().product(),
+                            ReduceKind::SumSquares => v.iter().map(|x| x * x).sum(),
+                            ReduceKind::SumAbs => v.iter().map(|x| x.abs()).sum(),
                         })
                         .collect();
                     for src in [map(0, shape, 1, 1), View::row_major(BufferId(0), &shape)] {

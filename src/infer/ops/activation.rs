@@ -35,10 +35,7 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
         "Mish" => Activation::Mish,
         "Swish" => match float("alpha", 1.0)? {
             1.0 => Activation::Silu,
-            alpha => {
-                let alpha = f64::from(alpha);
-                return super::function::map(context, "Swish", move |x| x / (1.0 + (-alpha * x).exp()));
-            }
+            alpha => return super::function::build_swish(context, f64::from(alpha)),
         },
         "Gelu" => match context.attributes.string("approximate")?.unwrap_or("none") {
             "none" => Activation::Gelu,

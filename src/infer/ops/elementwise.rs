@@ -41,9 +41,11 @@ fn arity(function: Function) -> (usize, usize) {
         | Function::Round
         | Function::Erf
         | Function::Sin
-        | Function::Cos => (1, 1),
-        Function::Sub | Function::Mul | Function::Div | Function::Pow => (2, 2),
+        | Function::Cos
+        | Function::Sign
+        | Function::Softsign => (1, 1),
         Function::Add | Function::Min | Function::Max => (1, usize::MAX),
+        _ => (2, 2),
     }
 }
 
@@ -65,6 +67,8 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
         "Erf" => Function::Erf,
         "Sin" => Function::Sin,
         "Cos" => Function::Cos,
+        "Sign" => Function::Sign,
+        "Softsign" => Function::Softsign,
         "Add" | "Sum" => Function::Add,
         "Sub" => Function::Sub,
         "Mul" => Function::Mul,
@@ -108,6 +112,21 @@ fn of_floats(function: Function, a: f64, b: f64) -> f64 {
         Function::Pow => a.powf(b),
         Function::Min => a.min(b),
         Function::Max => a.max(b),
+        Function::Sign if a == 0.0 || a.is_nan() => a,
+        Function::Sign => a.signum(),
+        Function::Softsign => a / (1.0 + a.abs()),
+        Function::Greater => f64::from(u8::from(a > b)),
+        Function::GreaterOrEqual => f64::from(u8::from(a >= b)),
+        Function::Less => f64::from(u8::from(a < b)),
+        Function::LessOrEqual => f64::from(u8::from(a <= b)),
+        Function::Equal => f64::from(u8::from(a == b)),
+        Function::Above => {
+            if a > b {
+                a
+            } else {
+                0.0
+            }
+        }
     }
 }
 
@@ -117,6 +136,7 @@ fn of_integers(function: Function, a: i64, b: i64) -> Option<i64> {
         Function::Identity | Function::Floor | Function::Ceil | Function::Round => a,
         Function::Neg => a.wrapping_neg(),
         Function::Abs => a.wrapping_abs(),
+        Function::Sign => a.signum(),
         Function::Add => a.wrapping_add(b),
         Function::Sub => a.wrapping_sub(b),
         Function::Mul => a.wrapping_mul(b),
@@ -191,6 +211,14 @@ impl Op for Elementwise {
             Function::Pow => "Pow",
             Function::Min => "Min",
             Function::Max => "Max",
+            Function::Sign => "Sign",
+            Function::Softsign => "Softsign",
+            Function::Greater => "Greater",
+            Function::GreaterOrEqual => "GreaterOrEqual",
+            Function::Less => "Less",
+            Function::LessOrEqual => "LessOrEqual",
+            Function::Equal => "Equal",
+            Function::Above => "ThresholdedRelu",
         }
     }
 

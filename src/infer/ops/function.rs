@@ -2,9 +2,12 @@
 
 use super::context::{NodeContext, present};
 use super::dense::{self, Numbers};
+use crate::infer::activation::Activation;
 use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::elementwise::{Elementwise, Function};
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
+use crate::infer::plan::view::View;
 use crate::infer::tensor::{DType, Tensor};
 use std::fmt;
 use std::sync::Arc;
@@ -119,7 +122,56 @@ pub fn map(
     }))
 }
 
-/// ONNX Selu, Celu, ThresholdedRelu, Shrink, Softsign and Sign.
+/// As [`map`], for one that kernels can compute: `steps` appends them, from the first view to the second.
+fn map_with_kernels(
+    context: &NodeContext<'_>,
+    name: &'static str,
+    function: impl Fn(f64) -> f64 + Send + Sync + 'static,
+    steps: impl Fn(&mut Lowering<'_>, View, View) -> Result<(), OpError> + Send + Sync + 'static,
+) -> Result<Box<dyn Op>, OpError> {
+    let x = context.input(0)?;
+    let compute = move |inputs: &[Option<&Tensor>]| {
+        let (x, values) = floats(inputs, 0)?;
+        Ok(vec![tensor_of(x.shape(), x.dtype(), values.into_iter().map(&function).collect())?])
+    };
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let source = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        steps(l, source, target)
+    };
+    Ok(HostFunction::with_kernels(name, vec![Fact::new(x.dtype, &x.shape)], compute, lower))
+}
+
+/// Appends target = activation(function(source, number)).
+fn step_with_number(
+    l: &mut Lowering<'_>,
+    (function, number): (Function, f64),
+    activation: Activation,
+    source: View,
+    target: View,
+) -> Result<(), OpError> {
+    let number = l.constant_buffer("number", &Tensor::scalar_f32(number as f32));
+    let number = super::context::stretched(&number, &target.shape)?;
+    l.step(Elementwise { function, activation }, vec![source, number], vec![target]);
+    Ok(())
+}
+
+/// ONNX Swish with a factor other than 1: x·sigmoid(alpha·x).
+///
+/// # Errors
+/// When the input is missing.
+pub fn build_swish(context: &NodeContext<'_>, alpha: f64) -> Result<Box<dyn Op>, OpError> {
+    let function = move |x: f64| x / (1.0 + (-alpha * x).exp());
+    map_with_kernels(context, "Swish", function, move |l, source, target| {
+        let gate = l.temporary("gate", &source.shape);
+        step_with_number(l, (Function::Mul, alpha), Activation::Sigmoid, source.clone(), gate.clone())?;
+        let multiply = Elementwise { function: Function::Mul, activation: Activation::None };
+        l.step(multiply, vec![source, gate], vec![target]);
+        Ok(())
+    })
+}
+
+/// ONNX Selu, Celu, ThresholdedRelu and Shrink.
 ///
 /// # Errors
 /// When the input is missing.
@@ -129,15 +181,34 @@ pub fn build_map(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> 
     match context.op_type {
         "Selu" => {
             let (alpha, gamma) = (float("alpha", 1.673_263_2)?, float("gamma", 1.050_701)?);
-            map(context, "Selu", move |x| gamma * if x > 0.0 { x } else { alpha * x.exp_m1() })
+            let function = move |x: f64| gamma * if x > 0.0 { x } else { alpha * x.exp_m1() };
+            map_with_kernels(context, "Selu", function, move |l, source, target| {
+                let inner = l.temporary("inner", &source.shape);
+                let activation = Activation::Elu { alpha: alpha as f32 };
+                let elu = Elementwise { function: Function::Identity, activation };
+                l.step(elu, vec![source], vec![inner.clone()]);
+                step_with_number(l, (Function::Mul, gamma), Activation::None, inner, target)
+            })
         }
         "Celu" => {
             let alpha = float("alpha", 1.0)?;
-            map(context, "Celu", move |x| x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0))
+            let function = move |x: f64| x.max(0.0) + (alpha * (x / alpha).exp_m1()).min(0.0);
+            map_with_kernels(context, "Celu", function, move |l, source, target| {
+                if alpha <= 0.0 {
+                    return Err(OpError::Unsupported(format!("alpha = {alpha}; computed on the CPU only")));
+                }
+                let inner = l.temporary("inner", &source.shape);
+                let elu = Activation::Elu { alpha: 1.0 };
+                step_with_number(l, (Function::Mul, 1.0 / alpha), elu, source, inner.clone())?;
+                step_with_number(l, (Function::Mul, alpha), Activation::None, inner, target)
+            })
         }
         "ThresholdedRelu" => {
             let alpha = float("alpha", 1.0)?;
-            map(context, "ThresholdedRelu", move |x| if x > alpha { x } else { 0.0 })
+            let function = move |x: f64| if x > alpha { x } else { 0.0 };
+            map_with_kernels(context, "ThresholdedRelu", function, move |l, source, target| {
+                step_with_number(l, (Function::Above, alpha), Activation::None, source, target)
+            })
         }
         "Shrink" => {
             let (bias, lambda) = (float("bias", 0.0)?, float("lambd", 0.5)?);
@@ -151,16 +222,6 @@ pub fn build_map(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> 
                 }
             })
         }
-        "Softsign" => map(context, "Softsign", |x| x / (1.0 + x.abs())),
-        "Sign" => map(context, "Sign", |x| {
-            if x > 0.0 {
-                1.0
-            } else if x < 0.0 {
-                -1.0
-            } else {
-                x
-            }
-        }),
         other => context.refuse(format!("{other} is not a function that is known")),
     }
 }
@@ -200,7 +261,7 @@ pub fn build_mean(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError>
     for i in 1..count {
         shape = super::context::broadcast_shapes(&shape, &context.input(i)?.shape)?;
     }
-    Ok(HostFunction::boxed("Mean", vec![Fact::new(first.dtype, &shape)], move |inputs| {
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let mut sum = present(inputs, 0)?.clone();
         for i in 1..count {
             let (shape, a, b) = dense::broadcast_pair(&sum, present(inputs, i)?)?;
@@ -209,7 +270,21 @@ pub fn build_mean(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError>
         }
         let mean = to_f64(&sum).into_iter().map(|v| v / count as f64).collect();
         Ok(vec![tensor_of(sum.shape(), sum.dtype(), mean)?])
-    }))
+    };
+    let fact = Fact::new(first.dtype, &shape);
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        let mut sum = super::context::stretched(&l.read(present(inputs, 0)?)?, &shape)?;
+        for i in 1..count {
+            let next = super::context::stretched(&l.read(present(inputs, i)?)?, &shape)?;
+            let partial = l.temporary("partial", &shape);
+            let add = Elementwise { function: Function::Add, activation: Activation::None };
+            l.step(add, vec![sum, next], vec![partial.clone()]);
+            sum = partial;
+        }
+        step_with_number(l, (Function::Mul, 1.0 / count as f64), Activation::None, sum, target)
+    };
+    Ok(HostFunction::with_kernels("Mean", vec![fact], compute, lower))
 }
 
 /// ONNX Hardmax: 1 at the first maximum along the axis, else 0.
@@ -256,7 +331,7 @@ mod tests {
         assert_eq!(eval("Shrink"), [-2.0, 0.0, 0.0, 2.0]);
         assert_eq!(eval("ThresholdedRelu"), [0.0, 0.0, 0.0, 2.0]);
         assert_eq!(eval("Sign"), [-1.0, -1.0, 1.0, 1.0]);
-        assert_eq!(eval("Softsign")[3], 2.0 / 3.0);
+        assert!((eval("Softsign")[3] - 2.0 / 3.0).abs() < 1e-6);
         assert_eq!(eval("Hardmax"), [0.0, 0.0, 0.0, 1.0]);
         assert!((eval("Selu")[0] + 1.520_167).abs() < 1e-5);
     }

@@ -77,6 +77,9 @@ impl Op for Reduce {
             ReduceKind::Mean => "ReduceMean",
             ReduceKind::Max => "ReduceMax",
             ReduceKind::Min => "ReduceMin",
+            ReduceKind::Product => "ReduceProd",
+            ReduceKind::SumSquares => "ReduceSumSquare",
+            ReduceKind::SumAbs => "ReduceL1",
         }
     }
 
@@ -110,6 +113,9 @@ impl Op for Reduce {
                             ReduceKind::Mean => c.iter().sum::<f64>() / run as f64,
                             ReduceKind::Max => c.iter().copied().fold(f64::NEG_INFINITY, f64::max),
                             ReduceKind::Min => c.iter().copied().fold(f64::INFINITY, f64::min),
+                            ReduceKind::Product => c.iter().product(),
+                            ReduceKind::SumSquares => c.iter().map(|x| x * x).sum(),
+                            ReduceKind::SumAbs => c.iter().map(|x| x.abs()).sum(),
                         })
                         .collect(),
                 ),
@@ -122,6 +128,11 @@ impl Op for Reduce {
                                 ReduceKind::Mean => sum() / run as i64,
                                 ReduceKind::Max => c.iter().copied().max().unwrap_or(0),
                                 ReduceKind::Min => c.iter().copied().min().unwrap_or(0),
+                                ReduceKind::Product => c.iter().fold(1i64, |p, &x| p.wrapping_mul(x)),
+                                ReduceKind::SumSquares => {
+                                    c.iter().fold(0i64, |s, &x| s.wrapping_add(x.wrapping_mul(x)))
+                                }
+                                ReduceKind::SumAbs => c.iter().fold(0i64, |s, &x| s.wrapping_add(x.wrapping_abs())),
                             }
                         })
                         .collect(),

@@ -1,13 +1,17 @@
-//! Reductions that have no kernel: ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum, ReduceLogSumExp; and
-//! any reduction over an axis without elements. On host tensors.
+//! ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, and any reduction over an axis without
+//! elements. On host tensors; of f32 by the kernel of sums, with functions before and behind it.
 
-use super::context::{NodeContext, resolve_axes};
+use super::context::{NodeContext, present, resolve_axes, stretched};
 use super::dense;
 use super::function::{HostFunction, floats, tensor_of};
 use super::reshape::Reshape;
-use crate::infer::graph::Fact;
+use crate::infer::activation::Activation;
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::elementwise::{Elementwise, Function};
+use crate::infer::kernels::reduce::{Reduce, ReduceKind};
 use crate::infer::op::{Op, OpError};
-use crate::infer::tensor::DType;
+use crate::infer::plan::lower::Lowering;
+use crate::infer::tensor::{DType, Tensor};
 
 fn lowest(dtype: DType) -> f64 {
     match dtype {
@@ -54,6 +58,59 @@ fn reduce(name: &str, dtype: DType, run: &[f64]) -> f64 {
     }
 }
 
+/// The steps of a reduction over `axes`.
+fn lower(
+    name: &str,
+    axes: &[usize],
+    l: &mut Lowering<'_>,
+    inputs: &[Option<ValueId>],
+    outputs: &[ValueId],
+) -> Result<(), OpError> {
+    let source = l.read(present(inputs, 0)?)?;
+    let target = l.write(present(&[outputs.first().copied()], 0)?);
+    let mut kept = source.shape.clone();
+    axes.iter().for_each(|&a| kept[a] = 1);
+    let target = target
+        .reshaped(&kept)
+        .ok_or_else(|| OpError::Invalid(format!("shape {:?} is not {kept:?}", target.shape)))?;
+    let function = |function| Elementwise { function, activation: Activation::None };
+    let (kind, behind) = match name {
+        "ReduceProd" => (ReduceKind::Product, None),
+        "ReduceL1" => (ReduceKind::SumAbs, None),
+        "ReduceSumSquare" => (ReduceKind::SumSquares, None),
+        "ReduceL2" => (ReduceKind::SumSquares, Some(Function::Sqrt)),
+        "ReduceLogSum" => (ReduceKind::Sum, Some(Function::Log)),
+        "ReduceLogSumExp" => {
+            // largest + ln Σ exp(x − largest); an infinite largest value would make NaN of itself.
+            let [most, largest, sum] = ["most", "largest", "sum"].map(|name| l.temporary(name, &kept));
+            let shifted = l.temporary("shifted", &source.shape);
+            let powers = l.temporary("powers", &source.shape);
+            let finite = Activation::Clip { lo: f32::MIN, hi: f32::MAX };
+            l.step(Reduce { kind: ReduceKind::Max }, vec![source.clone()], vec![most.clone()]);
+            let clip = Elementwise { function: Function::Identity, activation: finite };
+            l.step(clip, vec![most], vec![largest.clone()]);
+            let everywhere = stretched(&largest, &source.shape)?;
+            l.step(function(Function::Sub), vec![source, everywhere], vec![shifted.clone()]);
+            l.step(function(Function::Exp), vec![shifted], vec![powers.clone()]);
+            l.step(Reduce { kind: ReduceKind::Sum }, vec![powers], vec![sum.clone()]);
+            let logarithm = l.temporary("logarithm", &kept);
+            l.step(function(Function::Log), vec![sum], vec![logarithm.clone()]);
+            l.step(function(Function::Add), vec![logarithm, largest], vec![target]);
+            return Ok(());
+        }
+        other => return Err(OpError::Unsupported(format!("{other} over an axis without elements"))),
+    };
+    match behind {
+        None => l.step(Reduce { kind }, vec![source], vec![target]),
+        Some(behind) => {
+            let reduced = l.temporary("reduced", &kept);
+            l.step(Reduce { kind }, vec![source], vec![reduced.clone()]);
+            l.step(function(behind), vec![reduced], vec![target]);
+        }
+    }
+    Ok(())
+}
+
 /// The ONNX reductions named above; axes are an input since opset 18 (ReduceSum: 13).
 ///
 /// # Errors
@@ -87,7 +144,8 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let order: Vec<usize> = kept.iter().chain(&axes).copied().collect();
     let (count, run) =
         (kept.iter().map(|&a| shape[a]).product::<usize>(), axes.iter().map(|&a| shape[a]).product::<usize>());
-    Ok(HostFunction::boxed(name, vec![Fact::new(dtype, &result)], move |inputs| {
+    let fact = Fact::new(dtype, &result);
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, _) = floats(inputs, 0)?;
         let (_, values) = floats(&[Some(&dense::take(x, &dense::view_of(x).transposed(&order))?)], 0)?;
         let reduced = (0..count).map(|i| reduce(name, dtype, &values[i * run..(i + 1) * run])).collect::<Vec<_>>();
@@ -99,7 +157,11 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
             return Err(OpError::Unsupported("integers beyond 2^53".into()));
         }
         Ok(vec![tensor_of(&result, dtype, reduced)?])
-    }))
+    };
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        lower(name, &axes, l, inputs, outputs)
+    };
+    Ok(HostFunction::with_kernels(name, vec![fact], compute, lower))
 }
 
 #[cfg(test)]
@@ -107,7 +169,6 @@ mod tests {
     use super::*;
     use crate::infer::import::onnx::proto::AttributeProto;
     use crate::infer::ops::context::build_for_test;
-    use crate::infer::tensor::Tensor;
 
     #[test]
     fn values_of_rows() {
