@@ -10,6 +10,8 @@ alias S = f32;
 alias S4 = vec4<S>;
 
 const START: f32 = 0.0f;
+// Start from the first element instead: maxima and minima, which may be infinite.
+const FIRST: bool = false;
 const SCALE: f32 = 1.0f;
 const COUNT: u32 = 16u;
 const RANK: u32 = 1u;
@@ -62,6 +64,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //end
 
     var value = vec4<f32>(START);
+    if FIRST {
+        value = load_src(src_at, inner);
+    }
     for (var r = member; r < REDUCED; r += TEAM) {
         var left = r;
         var at = src_at;

@@ -6,10 +6,11 @@ use super::buffer::{Readback, encode_f32};
 use super::session::{GpuSession, Span};
 use super::{Gpu, GpuError};
 use crate::infer::kernel::Place;
+use crate::infer::op::HELD_MAX;
 use crate::infer::plan::hops::Hop;
 use crate::infer::plan::step::Plan;
-use crate::infer::plan::transfer::scatter;
-use crate::infer::tensor::Tensor;
+use crate::infer::plan::transfer::{as_held, scatter};
+use crate::infer::tensor::{DType, Tensor};
 use crate::shader::Precision;
 
 /// What the host keeps of a session.
@@ -66,7 +67,11 @@ impl HostSide {
             let bytes = readback.take_after(gpu, submission)?;
             self.readbacks[index] = Some(readback);
             for ((place, step, span), bytes) in spans.iter().zip(&bytes) {
-                self.tensors[*place] = Some(span.tensor(&plan.steps[*step].reads[0], bytes, session.precision())?);
+                let numbers = span.tensor(&plan.steps[*step].reads[0], bytes, session.precision())?;
+                self.tensors[*place] = Some(match plan.steps[*step].kernel.place() {
+                    Place::Download(_, dtype) => as_held(numbers, dtype).map_err(GpuError::Invalid)?,
+                    _ => numbers,
+                });
             }
         }
         for i in hop.steps.clone() {
@@ -94,8 +99,11 @@ impl HostSide {
             )));
         };
         let mut image = vec![0.0; plan.buffer(view.buffer).len_elements];
+        let is_held =
+            tensor.dtype() != DType::F64 && tensor.to_i64().iter().all(|v| v.unsigned_abs() <= HELD_MAX as u64);
         match tensor.as_f32() {
             Some(values) => scatter(values, view, &mut image),
+            None if is_held => scatter(&tensor.to_f32(), view, &mut image),
             None => return Err(GpuError::Invalid(format!("node '{node}': {tensor:?} where f32 was planned"))),
         }
         match precision {
@@ -110,7 +118,7 @@ fn downloads(plan: &Plan, hop: &Hop, precision: Precision) -> Vec<(usize, usize,
     hop.steps
         .clone()
         .filter_map(|i| match plan.steps[i].kernel.place() {
-            Place::Download(place) => Some((place, i, Span::of(&plan.steps[i].reads[0], precision))),
+            Place::Download(place, _) => Some((place, i, Span::of(&plan.steps[i].reads[0], precision))),
             _ => None,
         })
         .collect()

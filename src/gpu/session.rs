@@ -16,7 +16,7 @@ use super::hop::HostSide;
 use super::{Gpu, GpuError};
 use crate::infer::kernel::Place;
 use crate::infer::plan::step::{BufferKind, OutputPlace, Plan, Step};
-use crate::infer::plan::transfer::{gather, scatter};
+use crate::infer::plan::transfer::{as_held, gather, scatter};
 use crate::infer::plan::view::{BufferId, View};
 use crate::infer::tensor::Tensor;
 use crate::shader::{Precision, Variant};
@@ -266,13 +266,22 @@ impl GpuSession {
         }
         let span = Span::of(view, self.precision);
         let bytes = self.gpu.download_ranges(&[(self.buffer(view.buffer), span.start_bytes, span.len_bytes)])?;
-        span.tensor(view, bytes.first().map_or(&[], Vec::as_slice), self.precision)
+        let numbers = span.tensor(view, bytes.first().map_or(&[], Vec::as_slice), self.precision)?;
+        self.typed_output(index, numbers)
+    }
+
+    /// What an output's numbers in memory stand for.
+    fn typed_output(&self, index: usize, numbers: Tensor) -> Result<Tensor, GpuError> {
+        match self.plan.host.outputs.get(index) {
+            Some(&OutputPlace::Held(dtype)) => as_held(numbers, dtype).map_err(GpuError::Invalid),
+            _ => Ok(numbers),
+        }
     }
 
     /// An output that is not in the device's memory.
     pub(super) fn output_on_host(&self, index: usize) -> Option<Result<Tensor, GpuError>> {
         match self.plan.host.outputs.get(index)? {
-            OutputPlace::Memory => None,
+            OutputPlace::Memory | OutputPlace::Held(_) => None,
             OutputPlace::Constant(tensor) => Some(Ok(tensor.clone())),
             OutputPlace::Host(place) => {
                 let tensor = lock(&self.host).tensors.get(*place).cloned().flatten();
@@ -313,7 +322,8 @@ impl GpuSession {
             let bytes = readback.take_after(&self.gpu, submission)?;
             *lock(&self.readback) = Some(readback);
             for (&(i, span), bytes) in in_memory.iter().zip(&bytes) {
-                tensors[i] = Some(span.tensor(&outputs[i].1, bytes, self.precision)?);
+                let numbers = span.tensor(&outputs[i].1, bytes, self.precision)?;
+                tensors[i] = Some(self.typed_output(i, numbers)?);
             }
         }
         Ok(tensors.into_iter().flatten().collect())

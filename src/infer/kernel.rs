@@ -7,6 +7,7 @@ use std::fmt::Debug;
 
 use super::plan::step::Step;
 use super::plan::view::View;
+use super::tensor::DType;
 use crate::shader::{Precision, Variant};
 
 /// Memory of one binding as a twin sees it. Cells, because a step may read one part of a buffer and write another.
@@ -19,8 +20,8 @@ pub enum Place {
     Device,
     /// An operator on dense host tensors.
     Host,
-    /// Copies the one view that the step reads into a host tensor.
-    Download(usize),
+    /// Copies the one view that the step reads into a host tensor of this type.
+    Download(usize, DType),
     /// Copies a host tensor into the one view that the step writes.
     Upload(usize),
 }

@@ -9,6 +9,9 @@ use super::plan::lower::Lowering;
 use super::plan::view::View;
 use super::tensor::Tensor;
 
+/// The largest integer that f32 memory holds in place of an integer type: all up to it are exact in f16.
+pub const HELD_MAX: usize = 2048;
+
 /// Why an operator refuses its attributes or inputs. The caller adds which node it was.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OpError {
@@ -66,6 +69,12 @@ pub trait Op: Debug + Send + Sync + OpObject {
     /// softmax). All others write feature maps channels last and everything else row-major.
     fn keeps_layout(&self) -> bool {
         false
+    }
+
+    /// True where kernels also take and give the integers and booleans that the node has, as numbers in f32 memory.
+    /// Integers must be exact in 16 bits too: none beyond [`HELD_MAX`]. Asked in plans for a GPU, where the host is far.
+    fn holds(&self, _inputs: &[Option<&Fact>], _outputs: &[&Fact]) -> bool {
+        self.is_view()
     }
 
     /// Appends the steps that compute the outputs. View operators and Concat do not implement it.

@@ -2,16 +2,22 @@
 
 use eyas::infer::activation::Activation;
 use eyas::infer::kernel::Kernel;
+use eyas::infer::kernels::arg::Arg;
 use eyas::infer::kernels::conv::{Conv, Residual, Tile, Window};
+use eyas::infer::kernels::conv_nd::ConvNd;
 use eyas::infer::kernels::copy::Copy;
 use eyas::infer::kernels::depthwise::Depthwise;
 use eyas::infer::kernels::elementwise::{Elementwise, Function};
 use eyas::infer::kernels::fill::Fill;
+use eyas::infer::kernels::gather_elements::GatherElements;
+use eyas::infer::kernels::grid_sample::{GridSample, Outside};
 use eyas::infer::kernels::grouped_conv::GroupedConv;
 use eyas::infer::kernels::matmul::MatMul;
 use eyas::infer::kernels::pool::{Pool, PoolKind};
 use eyas::infer::kernels::reduce::{Reduce, ReduceKind};
+use eyas::infer::kernels::resample::{Resample, Taps};
 use eyas::infer::kernels::resize::{Coordinates, Interpolation, Resize, Rounding};
+use eyas::infer::kernels::select::Select;
 use eyas::infer::kernels::softmax::Softmax;
 use eyas::infer::plan::{BufferId, Step, View};
 use eyas::shader::{Precision, Variant};
@@ -286,13 +292,13 @@ fn layouts(buffer: usize, shape: [usize; 4]) -> Vec<View> {
 
 fn elementwise(cases: &mut Vec<Case>) {
     use Function::{
-        Abs, Add, Ceil, Cos, Div, Erf, Exp, Floor, Identity, Log, Max, Min, Mul, Neg, Pow, Reciprocal, Round, Sin,
-        Sqrt, Sub,
+        Above, Abs, Add, Ceil, Cos, Div, Equal, Erf, Exp, Floor, Greater, GreaterOrEqual, Identity, Less, LessOrEqual,
+        Log, Max, Min, Mul, Neg, Pow, Reciprocal, Round, Sign, Sin, Softsign, Sqrt, Sub,
     };
     let shape = [2, 6, 3, 5];
     let flat = |buffer: usize| View::row_major(BufferId(buffer), &[3, 11]);
     let none = Activation::None;
-    for function in [Identity, Exp, Neg, Abs, Floor, Ceil, Round, Erf, Sin, Cos] {
+    for function in [Identity, Exp, Neg, Abs, Floor, Ceil, Round, Erf, Sin, Cos, Sign, Softsign] {
         cases.push(Case::new(Elementwise { function, activation: none }, vec![flat(0)], vec![flat(1)]));
     }
     for function in [Log, Sqrt, Reciprocal] {
@@ -302,7 +308,7 @@ fn elementwise(cases: &mut Vec<Case>) {
         let reads = vec![flat(0), flat(1)];
         cases.push(Case::new(Elementwise { function, activation: none }, reads, vec![flat(2)]).positive());
     }
-    for function in [Add, Sub, Mul, Min, Max] {
+    for function in [Add, Sub, Mul, Min, Max, Greater, GreaterOrEqual, Less, LessOrEqual, Equal, Above] {
         cases.push(Case::new(Elementwise { function, activation: none }, vec![flat(0), flat(1)], vec![flat(2)]));
     }
     for activation in activations() {
@@ -327,6 +333,13 @@ fn elementwise(cases: &mut Vec<Case>) {
             cases.push(Case::new(Copy, vec![src.clone()], vec![dst]));
         }
     }
+    // Choices: as they lie, and by one condition for each column.
+    for (i, dst) in layouts(3, shape).into_iter().enumerate() {
+        let [condition, a, b] = [0, 1, 2].map(|buffer| layouts(buffer, shape)[(i + buffer) % 5].clone());
+        let column = View::row_major(BufferId(0), &[5]).broadcast_to(&shape).expect("broadcast");
+        cases.push(Case::new(Select, vec![condition, a.clone(), b.clone()], vec![dst.clone()]));
+        cases.push(Case::new(Select, vec![column, a, b], vec![dst]));
+    }
     for dst in layouts(0, shape) {
         cases.push(Case::new(Fill { value: -1.5 }, vec![], vec![dst]));
     }
@@ -345,10 +358,19 @@ fn reductions(cases: &mut Vec<Case>) {
         };
         cases.push(Case::new(Reduce { kind }, vec![src], vec![dst]));
     };
-    let kinds = [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::Max, ReduceKind::Min];
+    let kinds = [
+        ReduceKind::Sum,
+        ReduceKind::Mean,
+        ReduceKind::Max,
+        ReduceKind::Min,
+        ReduceKind::Product,
+        ReduceKind::SumSquares,
+        ReduceKind::MeanSquares,
+        ReduceKind::SumAbs,
+    ];
     for (i, src) in layouts(0, [2, 6, 3, 5]).into_iter().enumerate() {
         for (j, axes) in [&[1][..], &[2, 3], &[0, 3], &[0, 1, 2, 3]].into_iter().enumerate() {
-            reduce(kinds[(i + j) % 4], src.clone(), axes, (i + j / 2) % 2 == 0);
+            reduce(kinds[(3 * i + j) % kinds.len()], src.clone(), axes, (i + j / 2) % 2 == 0);
         }
     }
     for kind in kinds {
@@ -377,6 +399,88 @@ fn reductions(cases: &mut Vec<Case>) {
     }
 }
 
+/// Elements chosen by place: indices, tables of places, grids.
+fn places(cases: &mut Vec<Case>) {
+    let shape = [2, 6, 3, 5];
+    for (i, src) in layouts(0, shape).into_iter().enumerate() {
+        for axis in 0..4 {
+            let (max, last) = ((i + axis) % 2 == 0, i % 2 == 0);
+            let mut kept = shape;
+            kept[axis] = 1;
+            let arg = Arg { axis, max, last };
+            cases.push(Case::new(arg, vec![src.clone()], vec![layouts(1, kept)[(i + axis) % 5].clone()]));
+            // Three indices for each place of the other axes; values below 1 are the index 0.
+            let mut to = shape;
+            to[axis] = 3;
+            let reads = vec![src.clone(), layouts(1, to)[(i + 2) % 5].clone()];
+            cases.push(Case::new(GatherElements { axis }, reads, vec![layouts(2, to)[axis].clone()]));
+            let n = shape[axis];
+            let table = vec![
+                Taps::one(n - 1),
+                Taps { bias: 0.5, taps: vec![(0, 0.25), (1, -2.0), (n / 2, 0.5), (n - 1, 0.125)] },
+                Taps { bias: -3.0, taps: Vec::new() },
+                Taps { bias: 0.0, taps: vec![(1, 1.0), (0, 1.0)] },
+            ];
+            to[axis] = table.len();
+            let max = (i + axis) % 3 == 0;
+            // A maximum of nothing is the smallest number, which f16 does not hold.
+            let table = if max { table.into_iter().filter(|t| !t.taps.is_empty()).collect() } else { table };
+            to[axis] = table.len();
+            let kernel = Resample { axis, table: Arc::new(table), max };
+            cases.push(Case::new(kernel, vec![src.clone()], vec![layouts(1, to)[(i + axis + 1) % 5].clone()]));
+        }
+    }
+    for (i, outside) in [Outside::Zeros, Outside::Border, Outside::Reflection].into_iter().enumerate() {
+        for (j, reach) in [1, 2, 4].into_iter().enumerate() {
+            for align_corners in [false, true] {
+                let kernel = GridSample { reach, outside, align_corners };
+                let x = layouts(0, [2, 6, 3, 5])[i + usize::from(align_corners)].clone();
+                let grid = View::row_major(BufferId(1), &[2, 4, 7, 2]);
+                cases.push(Case::new(kernel, vec![x, grid], vec![layouts(2, [2, 6, 4, 7])[i + j].clone()]));
+                let x = View::row_major(BufferId(0), &[1, 3, 4, 5, 3]);
+                let grid = View::row_major(BufferId(1), &[1, 2, 3, 4, 3]);
+                let dst = View::row_major(BufferId(2), &[1, 3, 2, 3, 4]);
+                cases.push(Case::new(kernel, vec![x, grid], vec![dst]));
+            }
+        }
+    }
+}
+
+/// Convolutions with weights in memory, of one to three spatial axes, and transposed ones.
+fn convolutions_in_memory(cases: &mut Vec<Case>) {
+    let view = |buffer: usize, shape: &[usize]| View::row_major(BufferId(buffer), shape);
+    for (i, window) in windows().into_iter().enumerate() {
+        let (shape, outputs) = ([2, 6, 7, 9], [6, 12, 4, 2, 8][i]);
+        let groups = if i % 2 == 0 { 2 } else { 1 };
+        let [oh, ow] = out_size(&window, [7, 9]);
+        let [kh, kw] = window.kernel;
+        let (stride, dilation) = (window.stride.to_vec(), window.dilation.to_vec());
+        let kernel = ConvNd { groups, stride, dilation, before: window.pads[..2].to_vec(), transposed: false };
+        let mut reads = vec![layouts(0, shape)[i].clone(), view(1, &[outputs, 6 / groups, kh, kw])];
+        if i % 2 == 0 {
+            reads.push(view(2, &[outputs]));
+        }
+        cases.push(Case::new(kernel.clone(), reads.clone(), vec![layouts(3, [2, outputs, oh, ow])[4 - i].clone()]));
+        // The transpose: as many outputs as the taps of all inputs reach.
+        let size = |a: usize, n: usize| {
+            (n - 1) * window.stride[a] + (window.kernel[a] - 1) * window.dilation[a] + 1 - window.pads[a].min(1)
+        };
+        let before = window.pads[..2].iter().map(|&p| p.min(1)).collect();
+        reads[1] = view(1, &[6, outputs / groups, kh, kw]);
+        let to = [2, outputs, size(0, 7), size(1, 9)];
+        let kernel = ConvNd { before, transposed: true, ..kernel };
+        cases.push(Case::new(kernel, reads, vec![layouts(3, to)[i].clone()]));
+    }
+    for transposed in [false, true] {
+        let kernel = ConvNd { groups: 1, stride: vec![1], dilation: vec![2], before: vec![1], transposed };
+        cases.push(Case::new(kernel, vec![view(0, &[1, 3, 8]), view(1, &[3, 3, 3])], vec![view(2, &[1, 3, 6])]));
+        let kernel =
+            ConvNd { groups: 3, stride: vec![1, 2, 1], dilation: vec![1; 3], before: vec![0, 1, 0], transposed };
+        let reads = vec![view(0, &[2, 3, 4, 6, 5]), view(1, &[3, 1, 2, 3, 2]), view(2, &[3])];
+        cases.push(Case::new(kernel, reads, vec![view(3, &[2, 3, 3, 3, 4])]));
+    }
+}
+
 /// Every case.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -384,6 +488,8 @@ pub fn cases() -> Vec<Case> {
     other_feature_maps(&mut cases);
     elementwise(&mut cases);
     reductions(&mut cases);
+    places(&mut cases);
+    convolutions_in_memory(&mut cases);
     cases
 }
 

@@ -51,9 +51,7 @@ pub enum Function {
 impl Function {
     /// True for functions of two inputs.
     pub fn is_binary(self) -> bool {
-        use Function::{
-            Above, Add, Div, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Max, Min, Mul, Pow, Sub,
-        };
+        use Function::{Above, Add, Div, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Max, Min, Mul, Pow, Sub};
         let arithmetic = matches!(self, Add | Sub | Mul | Div | Pow | Min | Max);
         arithmetic || matches!(self, Greater | GreaterOrEqual | Less | LessOrEqual | Equal | Above)
     }

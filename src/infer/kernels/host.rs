@@ -135,8 +135,8 @@ impl Kernel for Host {
 /// An f32 value on its way between the memory of a device and the host tensors. The session of the device does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crossing {
-    /// From the one view that the step reads into this place.
-    Download(usize),
+    /// From the one view that the step reads into this place, as this type.
+    Download(usize, DType),
     /// From this place into the one view that the step writes. The view is all of its buffer but padding.
     Upload(usize),
 }
@@ -144,7 +144,7 @@ pub enum Crossing {
 impl Kernel for Crossing {
     fn stem(&self) -> &'static str {
         match self {
-            Crossing::Download(_) => "download",
+            Crossing::Download(..) => "download",
             Crossing::Upload(_) => "upload",
         }
     }
@@ -158,14 +158,14 @@ impl Kernel for Crossing {
 
     fn place(&self) -> Place {
         match *self {
-            Crossing::Download(place) => Place::Download(place),
+            Crossing::Download(place, dtype) => Place::Download(place, dtype),
             Crossing::Upload(place) => Place::Upload(place),
         }
     }
 
     fn host_places(&self) -> (Vec<usize>, Vec<usize>) {
         match *self {
-            Crossing::Download(place) => (Vec::new(), vec![place]),
+            Crossing::Download(place, _) => (Vec::new(), vec![place]),
             Crossing::Upload(place) => (vec![place], Vec::new()),
         }
     }

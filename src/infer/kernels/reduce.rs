@@ -14,6 +14,7 @@ pub enum ReduceKind {
     Min,
     Product,
     SumSquares,
+    MeanSquares,
     /// Of magnitudes.
     SumAbs,
 }
@@ -21,26 +22,34 @@ pub enum ReduceKind {
 impl ReduceKind {
     fn start(self) -> f32 {
         match self {
-            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares | ReduceKind::SumAbs => 0.0,
             ReduceKind::Product => 1.0,
             ReduceKind::Max => f32::MIN,
             ReduceKind::Min => f32::MAX,
+            _ => 0.0,
         }
     }
 
     fn combine(self, a: f32, b: f32) -> f32 {
         match self {
-            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares | ReduceKind::SumAbs => a + b,
             ReduceKind::Product => a * b,
             ReduceKind::Max => a.max(b),
             ReduceKind::Min => a.min(b),
+            _ => a + b,
+        }
+    }
+
+    /// What the combination of so many elements is multiplied by.
+    fn scale(self, count: usize) -> f32 {
+        match self {
+            ReduceKind::Mean | ReduceKind::MeanSquares => 1.0 / count.max(1) as f32,
+            _ => 1.0,
         }
     }
 
     /// What of an element is combined.
     fn term(self, x: f32) -> f32 {
         match self {
-            ReduceKind::SumSquares => x * x,
+            ReduceKind::SumSquares | ReduceKind::MeanSquares => x * x,
             ReduceKind::SumAbs => x.abs(),
             _ => x,
         }
@@ -48,16 +57,16 @@ impl ReduceKind {
 
     fn wgsl(self) -> &'static str {
         match self {
-            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::SumSquares | ReduceKind::SumAbs => "a + b",
             ReduceKind::Product => "a * b",
             ReduceKind::Max => "max(a, b)",
             ReduceKind::Min => "min(a, b)",
+            _ => "a + b",
         }
     }
 
     fn wgsl_term(self) -> &'static str {
         match self {
-            ReduceKind::SumSquares => "x * x",
+            ReduceKind::SumSquares | ReduceKind::MeanSquares => "x * x",
             ReduceKind::SumAbs => "abs(x)",
             _ => "x",
         }
@@ -95,7 +104,7 @@ impl Kernel for Reduce {
     fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
         let (kept, mut gone) = walks(step);
         let count = gone.count();
-        let scale = if self.kind == ReduceKind::Mean { 1.0 / count.max(1) as f32 } else { 1.0 };
+        let scale = self.kind.scale(count);
         let mut partial = vec![0.0; team(count)];
         kept.rows(|at| {
             for i in 0..kept.extents[0] {
@@ -142,7 +151,8 @@ impl Kernel for Reduce {
             .u32("REDUCED", count)
             .u32("TEAM", team)
             .f32("START", self.kind.start())
-            .f32("SCALE", if self.kind == ReduceKind::Mean { 1.0 / count.max(1) as f32 } else { 1.0 })
+            .bool("FIRST", matches!(self.kind, ReduceKind::Max | ReduceKind::Min) && count > 0)
+            .f32("SCALE", self.kind.scale(count))
             .line(
                 "fn combine(",
                 &format!("fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {{ return {}; }}", self.kind.wgsl()),
@@ -176,6 +186,7 @@ mod tests {
                     ReduceKind::Min,
                     ReduceKind::Product,
                     ReduceKind::SumSquares,
+                    ReduceKind::MeanSquares,
                     ReduceKind::SumAbs,
                 ] {
                     let mut expected = vec![Vec::new(); kept.iter().product()];
@@ -193,6 +204,7 @@ mod tests {
                             ReduceKind::Min => v.iter().copied().fold(f64::MAX, f64::min),
                             ReduceKind::Product => v.iter().product(),
                             ReduceKind::SumSquares => v.iter().map(|x| x * x).sum(),
+                            ReduceKind::MeanSquares => v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64,
                             ReduceKind::SumAbs => v.iter().map(|x| x.abs()).sum(),
                         })
                         .collect();

@@ -1,14 +1,16 @@
-//! Cast between element types: at run time only where nothing changes.
+//! Cast between element types.
 
+use super::compare::is_zero;
 use super::context::{NodeContext, input, present};
 use super::dense;
 use super::reshape::Reshape;
-use crate::infer::graph::Fact;
+use crate::infer::graph::{Fact, ValueId};
 use crate::infer::import::onnx::tensors;
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::{DType, Tensor};
 
-/// A conversion of constants.
+/// A conversion. Kernels do it from booleans and integers that memory holds as numbers, and to booleans.
 #[derive(Clone, Debug)]
 pub struct Cast {
     pub to: DType,
@@ -66,6 +68,27 @@ impl Op for Cast {
             Ok(vec![dense::from_numbers(x.shape(), self.to, &dense::numbers(x))?])
         };
         Some(evaluate())
+    }
+
+    fn keeps_layout(&self) -> bool {
+        true
+    }
+
+    fn holds(&self, inputs: &[Option<&Fact>], _outputs: &[&Fact]) -> bool {
+        // What floats give as integers may be too large to be held.
+        input(inputs, 0).is_ok_and(|x| x.dtype != DType::F32 || self.to == DType::Bool)
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        let source = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        if self.to != DType::Bool {
+            l.copy(&source, &target);
+            return Ok(());
+        }
+        let zero = l.temporary("zero", &source.shape);
+        is_zero(l, source, zero.clone())?;
+        is_zero(l, zero, target)
     }
 }
 

@@ -1,9 +1,14 @@
-//! Comparisons, logic, Where and Mod: only ever computed at load, in the subgraphs that work out shapes.
+//! Comparisons, logic, Where and Mod. Truths are 0 and 1 where kernels compute them.
 
-use super::context::{NodeContext, broadcast_shapes, input, present};
+use super::context::{NodeContext, broadcast_shapes, input, present, stretched};
 use super::dense::{self, Numbers};
-use crate::infer::graph::Fact;
+use crate::infer::activation::Activation;
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::elementwise::{Elementwise, Function};
+use crate::infer::kernels::select::Select;
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
+use crate::infer::plan::view::View;
 use crate::infer::tensor::{DType, Tensor};
 
 /// What is asked of each pair of elements.
@@ -106,6 +111,53 @@ impl Op for Compare {
         };
         Some(evaluate())
     }
+
+    fn keeps_layout(&self) -> bool {
+        true
+    }
+
+    fn holds(&self, _inputs: &[Option<&Fact>], _outputs: &[&Fact]) -> bool {
+        true
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        let output = present(&[outputs.first().copied()], 0)?;
+        let shape = l.shape(output).to_vec();
+        let a = stretched(&l.read(present(inputs, 0)?)?, &shape)?;
+        let b = match self.relation {
+            Relation::Not => None,
+            _ => Some(stretched(&l.read(present(inputs, 1)?)?, &shape)?),
+        };
+        let target = l.write(output);
+        let function = match self.relation {
+            Relation::Equal => Function::Equal,
+            Relation::Greater => Function::Greater,
+            Relation::GreaterOrEqual => Function::GreaterOrEqual,
+            Relation::Less => Function::Less,
+            Relation::LessOrEqual => Function::LessOrEqual,
+            // Truths are 0 and 1.
+            Relation::And => Function::Min,
+            Relation::Or => Function::Max,
+            Relation::Xor => {
+                let equal = l.temporary("equal", &shape);
+                let step = Elementwise { function: Function::Equal, activation: Activation::None };
+                l.step(step, std::iter::once(a).chain(b).collect(), vec![equal.clone()]);
+                return is_zero(l, equal, target);
+            }
+            Relation::Not => return is_zero(l, a, target),
+        };
+        let step = Elementwise { function, activation: Activation::None };
+        l.step(step, std::iter::once(a).chain(b).collect(), vec![target]);
+        Ok(())
+    }
+}
+
+/// target = source == 0
+pub(super) fn is_zero(l: &mut Lowering<'_>, source: View, target: View) -> Result<(), OpError> {
+    let zero = stretched(&l.constant_buffer("zero", &Tensor::scalar_f32(0.0)), &target.shape)?;
+    let step = Elementwise { function: Function::Equal, activation: Activation::None };
+    l.step(step, vec![source, zero], vec![target]);
+    Ok(())
 }
 
 /// ONNX Where: inputs condition, x, y.
@@ -146,6 +198,26 @@ impl Op for Where {
             Ok(vec![dense::pick(&both, positions, &shape)?])
         };
         Some(evaluate())
+    }
+
+    fn keeps_layout(&self) -> bool {
+        true
+    }
+
+    fn holds(&self, _inputs: &[Option<&Fact>], _outputs: &[&Fact]) -> bool {
+        true
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        let output = present(&[outputs.first().copied()], 0)?;
+        let shape = l.shape(output).to_vec();
+        let mut reads = Vec::with_capacity(3);
+        for i in 0..3 {
+            reads.push(stretched(&l.read(present(inputs, i)?)?, &shape)?);
+        }
+        let target = l.write(output);
+        l.step(Select, reads, vec![target]);
+        Ok(())
     }
 }
 

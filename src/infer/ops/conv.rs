@@ -30,10 +30,10 @@ impl Conv {
     }
 }
 
-/// ONNX Conv, opset 1 and 11. What is not 2-D in f32 is computed on host tensors.
+/// ONNX Conv, opset 1 and 11. What is not 2-D in f32 with constant weights and bias goes to the general form.
 ///
 /// # Errors
-/// When shapes do not fit; `RunTime` where weights or bias are not constant.
+/// When shapes do not fit.
 pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let x = context.input(0)?;
     if x.shape.len() != 4 || x.dtype != DType::F32 || x.shape.contains(&0) {
@@ -42,10 +42,8 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let [_, _, h, w] = window::feature_map_shape(&x.shape)?;
     let weights = context.input(1)?;
     let [_, _, kh, kw] = window::feature_map_shape(&weights.shape)?;
-    for (fact, what) in [(Some(weights), "weights"), (context.optional(2), "bias")] {
-        if fact.is_some_and(|f| f.constant.is_none()) {
-            return Err(OpError::RunTime(format!("{what} are computed at run time; only constants are supported")));
-        }
+    if [Some(weights), context.optional(2)].into_iter().flatten().any(|f| f.constant.is_none()) {
+        return super::window_host::build_conv(context);
     }
     let groups = context.attributes.int("group")?.unwrap_or(1);
     let groups = usize::try_from(groups).map_err(|_| OpError::Invalid(format!("group = {groups}")))?;
@@ -154,8 +152,8 @@ mod tests {
     fn one_dimensional_ones_go_to_the_host_and_strange_ones_are_refused() {
         let op = build_for_test("Conv", 11, &[], &[&Fact::f32(&[1, 3, 8]), &weights(&[4, 3, 3])]).expect("1-D");
         assert_eq!(op.infer(&[]).map(|f| f[0].shape.clone()), Ok(vec![1, 4, 6]));
-        let e = build_for_test("Conv", 11, &[], &[&Fact::f32(&[1, 3, 8, 8]), &Fact::f32(&[4, 3, 3, 3])]);
-        assert!(matches!(e, Err(OpError::RunTime(_))));
+        let op = build_for_test("Conv", 11, &[], &[&Fact::f32(&[1, 3, 8, 8]), &Fact::f32(&[4, 3, 3, 3])]);
+        assert!(op.is_ok_and(|op| op.downcast::<Conv>().is_none()), "weights at run time");
         let strange = [AttributeProto::int("winograd", 1)];
         let e = build_for_test("Conv", 11, &strange, &[&Fact::f32(&[1, 3, 8, 8]), &weights(&[4, 3, 3, 3])]);
         assert!(e.is_err_and(|e| e.to_string().contains("winograd")));

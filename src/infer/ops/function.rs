@@ -25,6 +25,7 @@ pub struct HostFunction {
     outputs: Vec<Fact>,
     compute: Compute,
     lower: Option<Lower>,
+    holds: bool,
 }
 
 impl HostFunction {
@@ -34,7 +35,7 @@ impl HostFunction {
         outputs: Vec<Fact>,
         compute: impl Fn(&[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> + Send + Sync + 'static,
     ) -> Box<dyn Op> {
-        Box::new(HostFunction { name, outputs, compute: Arc::new(compute), lower: None })
+        Box::new(HostFunction { name, outputs, compute: Arc::new(compute), lower: None, holds: false })
     }
 
     /// As [`HostFunction::boxed`], for one that kernels can compute on f32 values. Where `lower` answers
@@ -45,7 +46,20 @@ impl HostFunction {
         compute: impl Fn(&[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> + Send + Sync + 'static,
         lower: impl Fn(&mut Lowering<'_>, &[Option<ValueId>], &[ValueId]) -> Result<(), OpError> + Send + Sync + 'static,
     ) -> Box<dyn Op> {
-        Box::new(HostFunction { name, outputs, compute: Arc::new(compute), lower: Some(Arc::new(lower)) })
+        let (compute, lower) = (Arc::new(compute), Some(Arc::new(lower) as Lower));
+        Box::new(HostFunction { name, outputs, compute, lower, holds: false })
+    }
+
+    /// As [`HostFunction::with_kernels`], where the kernels also take and give integers as numbers in f32 memory; see
+    /// [`Op::holds`].
+    pub fn with_holding_kernels(
+        name: &'static str,
+        outputs: Vec<Fact>,
+        compute: impl Fn(&[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> + Send + Sync + 'static,
+        lower: impl Fn(&mut Lowering<'_>, &[Option<ValueId>], &[ValueId]) -> Result<(), OpError> + Send + Sync + 'static,
+    ) -> Box<dyn Op> {
+        let (compute, lower) = (Arc::new(compute), Some(Arc::new(lower) as Lower));
+        Box::new(HostFunction { name, outputs, compute, lower, holds: true })
     }
 }
 
@@ -66,6 +80,10 @@ impl Op for HostFunction {
 
     fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
         Some((self.compute)(inputs))
+    }
+
+    fn holds(&self, _inputs: &[Option<&Fact>], _outputs: &[&Fact]) -> bool {
+        self.holds
     }
 
     fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
@@ -143,7 +161,7 @@ fn map_with_kernels(
 }
 
 /// Appends target = activation(function(source, number)).
-fn step_with_number(
+pub(super) fn step_with_number(
     l: &mut Lowering<'_>,
     (function, number): (Function, f64),
     activation: Activation,

@@ -1,14 +1,17 @@
-//! Gather with constant indices: a view where the indices are evenly spaced, copies where they are not.
+//! Gather with constant indices: a view where the indices are evenly spaced, copies where they are in few runs, else a
+//! kernel.
 
 use super::context::{NodeContext, input, present, resolve_axis};
 use super::dense;
 use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::resample::{PLACES_MAX, Resample, Taps};
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
 use crate::infer::plan::view::View;
 use crate::infer::tensor::Tensor;
+use std::sync::Arc;
 
-/// More runs of evenly spaced indices than this are refused at run time: each is a copy of its own.
+/// With more runs of evenly spaced indices than this they are a table of the kernel: each run is a copy of its own.
 const RUNS_MAX: usize = 64;
 
 /// ONNX Gather with its indices resolved: the output's shape is the input's with `axis` replaced by `index_shape`.
@@ -129,17 +132,20 @@ impl Op for Gather {
     }
 
     fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
-        if runs(&self.indices).len() > RUNS_MAX {
-            return Err(OpError::Unsupported(format!(
-                "{} irregular indices; up to {RUNS_MAX} evenly spaced runs are supported",
-                self.indices.len()
-            )));
-        }
         let source = l.read(present(inputs, 0)?)?;
         let target = l.write(present(&[outputs.first().copied()], 0)?);
         let flat = self.seen_flat(&target).ok_or_else(|| {
             OpError::Unsupported(format!("irregular indices of shape {:?} into strided memory", self.index_shape))
         })?;
+        if runs(&self.indices).len() > RUNS_MAX {
+            if source.shape[self.axis] >= PLACES_MAX {
+                return Err(OpError::Unsupported(format!("{} irregular indices of many", self.indices.len())));
+            }
+            let table = self.indices.iter().map(|&i| Taps::one(i)).collect();
+            let kernel = Resample { axis: self.axis, table: Arc::new(table), max: false };
+            l.step(kernel, vec![source], vec![flat]);
+            return Ok(());
+        }
         let mut at = 0;
         for run in runs(&self.indices) {
             let from = source.sliced(self.axis, run.start, run.count, run.step);

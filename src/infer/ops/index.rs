@@ -1,11 +1,15 @@
 //! Operators that pick, place and count elements by index: GatherElements, GatherND, ScatterElements, ScatterND, OneHot,
-//! TopK, ArgMax, ArgMin, CumSum, Trilu, EyeLike, Compress, NonZero and Unique. On host tensors.
+//! TopK, ArgMax, ArgMin, CumSum, Trilu, EyeLike, Compress, NonZero and Unique. On host tensors; ArgMax, ArgMin and
+//! GatherElements by known indices also by kernels.
 
 use super::context::{ELEMENTS_MAX, NodeContext, present, resolve_axis};
 use super::dense;
 use super::function::{HostFunction, around, floats, tensor_of, to_f64};
-use crate::infer::graph::Fact;
-use crate::infer::op::{Op, OpError};
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::arg::Arg;
+use crate::infer::kernels::gather_elements::GatherElements;
+use crate::infer::op::{HELD_MAX, Op, OpError};
+use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::{DType, Tensor, element_count};
 use std::cmp::Ordering;
 
@@ -49,11 +53,28 @@ fn element_positions(indices: &Tensor, shape: &[usize], axis: usize) -> Result<V
 pub fn build_gather_elements(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let (x, indices) = (context.input(0)?, context.input(1)?);
     let axis = resolve_axis(context.attributes.int("axis")?.unwrap_or(0), x.shape.len())?;
-    Ok(HostFunction::boxed("GatherElements", vec![Fact::new(x.dtype, &indices.shape)], move |inputs| {
+    let fact = Fact::new(x.dtype, &indices.shape);
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, indices) = (present(inputs, 0)?, present(inputs, 1)?);
         let positions = element_positions(indices, x.shape(), axis)?;
         Ok(vec![dense::pick(x, positions.into_iter(), indices.shape())?])
-    }))
+    };
+    // Only indices that are known can be checked before they are used.
+    let fits = x.shape[axis] <= HELD_MAX && indices.shape.len() == x.shape.len();
+    let in_range = |t: &Tensor| t.to_i64().iter().all(|&i| wrapped(i, x.shape[axis]).is_ok());
+    if !fits || !indices.constant.as_ref().is_some_and(in_range) {
+        return Ok(HostFunction::boxed("GatherElements", vec![fact], compute));
+    }
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let (source, indices) = (l.read(present(inputs, 0)?)?, l.read(present(inputs, 1)?)?);
+        if indices.shape.iter().zip(&source.shape).enumerate().any(|(a, (i, s))| a != axis && i > s) {
+            return Err(OpError::Invalid(format!("indices of shape {:?} for {:?}", indices.shape, source.shape)));
+        }
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        l.step(GatherElements { axis }, vec![source, indices], vec![target]);
+        Ok(())
+    };
+    Ok(HostFunction::with_holding_kernels("GatherElements", vec![fact], compute, lower))
 }
 
 /// Positions of the blocks that rows of `indices` name in a tensor of `shape`, with `batch` leading axes in common, and
@@ -271,7 +292,10 @@ pub fn build_arg(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> 
         return Err(OpError::Invalid(format!("axis {axis} of {:?} is empty", x.shape)));
     }
     let name = if max { "ArgMax" } else { "ArgMin" };
-    Ok(HostFunction::boxed(name, vec![Fact::new(DType::I64, &shape)], move |inputs| {
+    let (mut kept, extent) = (x.shape.clone(), x.shape[axis]);
+    kept[axis] = 1;
+    let fact = Fact::new(DType::I64, &shape);
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, values) = floats(inputs, 0)?;
         exact(x)?;
         let (outer, extent, inner) = around(x.shape(), axis);
@@ -290,7 +314,20 @@ pub fn build_arg(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> 
             }
         }
         Ok(vec![Tensor::from_i64(&shape, result).map_err(OpError::Invalid)?])
-    }))
+    };
+    if extent > HELD_MAX {
+        return Ok(HostFunction::boxed(name, vec![fact], compute));
+    }
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let source = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        let target = target
+            .reshaped(&kept)
+            .ok_or_else(|| OpError::Invalid(format!("shape {:?} is not {kept:?}", target.shape)))?;
+        l.step(Arg { axis, max, last }, vec![source], vec![target]);
+        Ok(())
+    };
+    Ok(HostFunction::with_holding_kernels(name, vec![fact], compute, lower))
 }
 
 /// ONNX CumSum.

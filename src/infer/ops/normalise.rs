@@ -1,12 +1,78 @@
 //! Normalisations over what the picture itself holds: LayerNormalization, RMSNormalization, GroupNormalization,
-//! InstanceNormalization, LpNormalization, MeanVarianceNormalization and LRN. On host tensors, sums in f64.
+//! InstanceNormalization, LpNormalization, MeanVarianceNormalization and LRN. On host tensors with sums in f64; all but
+//! LpNormalization and MeanVarianceNormalization also by kernels for means and elementwise functions.
 
-use super::context::{NodeContext, present, resolve_axes, resolve_axis};
+use super::context::{
+    NodeContext, present, reshaped_or_copied, resolve_axes, resolve_axis, stretched as stretched_view,
+};
 use super::dense;
-use super::function::{HostFunction, around, floats, tensor_of, to_f64};
-use crate::infer::graph::Fact;
+use super::function::{HostFunction, around, floats, step_with_number, tensor_of, to_f64};
+use crate::infer::activation::Activation;
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::elementwise::{Elementwise, Function};
+use crate::infer::kernels::reduce::{Reduce, ReduceKind};
+use crate::infer::kernels::resample::{PLACES_MAX, Resample, Taps};
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
+use crate::infer::plan::view::View;
 use crate::infer::tensor::{DType, Tensor};
+use std::sync::Arc;
+
+fn function(function: Function) -> Elementwise {
+    Elementwise { function, activation: Activation::None }
+}
+
+/// One normalisation by kernels.
+struct Normalised {
+    x: View,
+    /// Has the shape of x, or extent 1 along the axes over which the mean is taken.
+    kept: Vec<usize>,
+    epsilon: f64,
+    /// Subtract the mean; else the mean square takes the place of the variance.
+    centre: bool,
+    /// Broadcast to the shape of x.
+    scale: Option<View>,
+    bias: Option<View>,
+    target: View,
+    /// Where mean and inverse deviation are wanted.
+    mean: Option<View>,
+    inverse: Option<View>,
+}
+
+impl Normalised {
+    /// Appends target = (x − mean) / √(variance + epsilon) · scale + bias.
+    fn steps(self, l: &mut Lowering<'_>) -> Result<(), OpError> {
+        let shape = self.x.shape.clone();
+        let centred = match self.centre {
+            false => self.x,
+            true => {
+                let mean = self.mean.unwrap_or_else(|| l.temporary("mean", &self.kept));
+                let centred = l.temporary("centred", &shape);
+                l.step(Reduce { kind: ReduceKind::Mean }, vec![self.x.clone()], vec![mean.clone()]);
+                let mean = stretched_view(&mean, &shape)?;
+                l.step(function(Function::Sub), vec![self.x, mean], vec![centred.clone()]);
+                centred
+            }
+        };
+        let [variance, shifted, deviation] = ["variance", "shifted", "deviation"].map(|n| l.temporary(n, &self.kept));
+        let inverse = self.inverse.unwrap_or_else(|| l.temporary("inverse", &self.kept));
+        l.step(Reduce { kind: ReduceKind::MeanSquares }, vec![centred.clone()], vec![variance.clone()]);
+        step_with_number(l, (Function::Add, self.epsilon), Activation::None, variance, shifted.clone())?;
+        l.step(function(Function::Sqrt), vec![shifted], vec![deviation.clone()]);
+        l.step(function(Function::Reciprocal), vec![deviation], vec![inverse.clone()]);
+        let mut factors = vec![(Function::Mul, stretched_view(&inverse, &shape)?)];
+        factors.extend(self.scale.map(|scale| (Function::Mul, scale)));
+        factors.extend(self.bias.map(|bias| (Function::Add, bias)));
+        let mut value = centred;
+        let count = factors.len();
+        for (i, (step, operand)) in factors.into_iter().enumerate() {
+            let to = if i + 1 == count { self.target.clone() } else { l.temporary("scaled", &shape) };
+            l.step(function(step), vec![value, operand], vec![to.clone()]);
+            value = to;
+        }
+        Ok(())
+    }
+}
 
 fn mean_and_variance(run: &[f64]) -> (f64, f64) {
     let mean = run.iter().sum::<f64>() / run.len() as f64;
@@ -37,7 +103,23 @@ pub fn build_layer(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError
     }
     outputs.truncate(context.output_count.max(1));
     let name = if rms { "RMSNormalization" } else { "LayerNormalization" };
-    Ok(HostFunction::boxed(name, outputs, move |inputs| {
+    let kept = reduced.clone();
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let x = l.read(present(inputs, 0)?)?;
+        let scale = stretched_view(&l.read(present(inputs, 1)?)?, &x.shape)?;
+        let bias = match inputs.get(2).copied().flatten() {
+            Some(bias) => Some(stretched_view(&l.read(bias)?, &x.shape)?),
+            None => None,
+        };
+        let mut written: Vec<Option<View>> = outputs.iter().map(|&o| Some(l.write(o))).collect();
+        written.resize(3, None);
+        let (Some(target), mean, inverse) = (written[0].take(), written[1].take(), written[2].take()) else {
+            return Err(OpError::Invalid("has no output".into()));
+        };
+        let (kept, scale) = (kept.clone(), Some(scale));
+        Normalised { x, kept, epsilon, centre: !rms, scale, bias, target, mean, inverse }.steps(l)
+    };
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, mut values) = floats(inputs, 0)?;
         let scale = stretched(present(inputs, 1)?, &x.shape()[axis..])?;
         let bias = match inputs.get(2).copied().flatten() {
@@ -63,7 +145,8 @@ pub fn build_layer(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError
             return Ok(vec![y]);
         }
         Ok(vec![y, tensor_of(&reduced, DType::F32, means)?, tensor_of(&reduced, DType::F32, inverses)?])
-    }))
+    };
+    Ok(HostFunction::with_kernels(name, outputs, compute, lower))
 }
 
 /// ONNX GroupNormalization and InstanceNormalization: per image and group of channels.
@@ -89,7 +172,29 @@ pub fn build_group(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError
     // Before opset 21 scale and bias of GroupNormalization are per group.
     let per_channel = instance || context.opset >= 21;
     let name = if instance { "InstanceNormalization" } else { "GroupNormalization" };
-    Ok(HostFunction::boxed(name, vec![Fact::new(x.dtype, &x.shape)], move |inputs| {
+    let fact = Fact::new(x.dtype, &x.shape);
+    let seen: Vec<usize> = [&[images, groups, channels / groups][..], spatial].concat();
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let (mut kept, mut parameter) = (seen.clone(), vec![1; seen.len()]);
+        kept[2..].fill(1);
+        (parameter[1], parameter[2]) = (groups, if per_channel { channels / groups } else { 1 });
+        let x = l.read(present(inputs, 0)?)?;
+        let x = reshaped_or_copied(l, &x, &seen)?;
+        let mut operands = Vec::with_capacity(2);
+        for i in [1, 2] {
+            let view = l.read(present(inputs, i)?)?;
+            if view.len() != parameter[1] * parameter[2] {
+                return Err(OpError::Invalid(format!("input {i} has shape {:?}", view.shape)));
+            }
+            operands.push(stretched_view(&reshaped_or_copied(l, &view, &parameter)?, &seen)?);
+        }
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        let strange = || OpError::Unsupported(format!("groups of shape {seen:?} into strided memory"));
+        let target = target.reshaped(&seen).ok_or_else(strange)?;
+        let (bias, scale) = (operands.pop(), operands.pop());
+        Normalised { x, kept, epsilon, centre: true, scale, bias, target, mean: None, inverse: None }.steps(l)
+    };
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, mut values) = floats(inputs, 0)?;
         let (scale, bias) = (floats(inputs, 1)?.1, floats(inputs, 2)?.1);
         let expected = if per_channel { channels } else { groups };
@@ -108,7 +213,8 @@ pub fn build_group(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError
             }
         }
         Ok(vec![tensor_of(x.shape(), x.dtype(), values)?])
-    }))
+    };
+    Ok(HostFunction::with_kernels(name, vec![fact], compute, lower))
 }
 
 /// ONNX LpNormalization: x over its norm along an axis.
@@ -178,7 +284,29 @@ pub fn build_lrn(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> 
     let (alpha, beta, bias) = (float("alpha", 1e-4)?, float("beta", 0.75)?, float("bias", 1.0)?);
     let size = context.attributes.int("size")?.and_then(|s| usize::try_from(s).ok()).filter(|&s| s > 0);
     let size = size.ok_or_else(|| OpError::Invalid("size is missing".into()))?;
-    Ok(HostFunction::boxed("LRN", vec![Fact::new(x.dtype, &x.shape)], move |inputs| {
+    let fact = Fact::new(x.dtype, &x.shape);
+    let (before, after) = ((size - 1) / 2, size / 2);
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let x = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        let (shape, channels) = (x.shape.clone(), x.shape[1]);
+        if channels >= PLACES_MAX || size > channels.saturating_mul(2) {
+            return Err(OpError::Unsupported(format!(
+                "size = {size} of {channels} channels; computed on the CPU only"
+            )));
+        }
+        let weight = (alpha / size as f64) as f32;
+        let neighbours = |c: usize| (c.saturating_sub(before)..=(c + after).min(channels - 1)).map(|c| (c, weight));
+        let table: Vec<Taps> =
+            (0..channels).map(|c| Taps { bias: bias as f32, taps: neighbours(c).collect() }).collect();
+        let [squares, sums, divisor] = ["squares", "sums", "divisor"].map(|name| l.temporary(name, &shape));
+        l.step(function(Function::Mul), vec![x.clone(), x.clone()], vec![squares.clone()]);
+        l.step(Resample { axis: 1, table: Arc::new(table), max: false }, vec![squares], vec![sums.clone()]);
+        step_with_number(l, (Function::Pow, beta), Activation::None, sums, divisor.clone())?;
+        l.step(function(Function::Div), vec![x, divisor], vec![target]);
+        Ok(())
+    };
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, values) = floats(inputs, 0)?;
         let (outer, channels, inner) = around(x.shape(), 1);
         let mut result = values.clone();
@@ -194,7 +322,8 @@ pub fn build_lrn(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> 
             }
         }
         Ok(vec![tensor_of(x.shape(), x.dtype(), result)?])
-    }))
+    };
+    Ok(HostFunction::with_kernels("LRN", vec![fact], compute, lower))
 }
 
 #[cfg(test)]

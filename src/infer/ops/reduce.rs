@@ -79,6 +79,7 @@ impl Op for Reduce {
             ReduceKind::Min => "ReduceMin",
             ReduceKind::Product => "ReduceProd",
             ReduceKind::SumSquares => "ReduceSumSquare",
+            ReduceKind::MeanSquares => "mean of squares",
             ReduceKind::SumAbs => "ReduceL1",
         }
     }
@@ -115,6 +116,7 @@ impl Op for Reduce {
                             ReduceKind::Min => c.iter().copied().fold(f64::INFINITY, f64::min),
                             ReduceKind::Product => c.iter().product(),
                             ReduceKind::SumSquares => c.iter().map(|x| x * x).sum(),
+                            ReduceKind::MeanSquares => c.iter().map(|x| x * x).sum::<f64>() / run as f64,
                             ReduceKind::SumAbs => c.iter().map(|x| x.abs()).sum(),
                         })
                         .collect(),
@@ -123,15 +125,15 @@ impl Op for Reduce {
                     v.chunks_exact(run)
                         .map(|c| {
                             let sum = || c.iter().fold(0i64, |s, &x| s.wrapping_add(x));
+                            let squares = || c.iter().fold(0i64, |s, &x| s.wrapping_add(x.wrapping_mul(x)));
                             match self.kind {
                                 ReduceKind::Sum => sum(),
                                 ReduceKind::Mean => sum() / run as i64,
                                 ReduceKind::Max => c.iter().copied().max().unwrap_or(0),
                                 ReduceKind::Min => c.iter().copied().min().unwrap_or(0),
                                 ReduceKind::Product => c.iter().fold(1i64, |p, &x| p.wrapping_mul(x)),
-                                ReduceKind::SumSquares => {
-                                    c.iter().fold(0i64, |s, &x| s.wrapping_add(x.wrapping_mul(x)))
-                                }
+                                ReduceKind::SumSquares => squares(),
+                                ReduceKind::MeanSquares => squares() / run as i64,
                                 ReduceKind::SumAbs => c.iter().fold(0i64, |s, &x| s.wrapping_add(x.wrapping_abs())),
                             }
                         })

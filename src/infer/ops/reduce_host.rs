@@ -70,9 +70,8 @@ fn lower(
     let target = l.write(present(&[outputs.first().copied()], 0)?);
     let mut kept = source.shape.clone();
     axes.iter().for_each(|&a| kept[a] = 1);
-    let target = target
-        .reshaped(&kept)
-        .ok_or_else(|| OpError::Invalid(format!("shape {:?} is not {kept:?}", target.shape)))?;
+    let target =
+        target.reshaped(&kept).ok_or_else(|| OpError::Invalid(format!("shape {:?} is not {kept:?}", target.shape)))?;
     let function = |function| Elementwise { function, activation: Activation::None };
     let (kind, behind) = match name {
         "ReduceProd" => (ReduceKind::Product, None),

@@ -1,11 +1,14 @@
-//! ONNX Resize in full, on host tensors: any axes, cubic, antialias, exclude_outside, crop-and-resize, aspect policies.
-//! Axis by axis: every output index is a weighted sum of input indices.
+//! ONNX Resize in full: any axes, cubic, antialias, exclude_outside, crop-and-resize, aspect policies. Axis by axis: every
+//! output index is a weighted sum of input indices.
 
-use super::context::{NodeContext, check_shape, resolve_axis};
+use super::context::{NodeContext, check_shape, present, resolve_axis};
 use super::function::{HostFunction, around, floats, tensor_of};
-use crate::infer::graph::Fact;
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::resample::{self, PLACES_MAX, Resample};
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::Tensor;
+use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
@@ -128,6 +131,25 @@ impl Axis {
     }
 }
 
+impl Axis {
+    /// The taps as the kernel takes them. What stands for a place outside passes through the axes that follow: their
+    /// weights have the sum 1, or are replaced by it in turn.
+    fn table(&self, mode: Mode, antialias: bool, exclude_outside: bool, outside: f64) -> Vec<resample::Taps> {
+        let last = self.from.max(1) as isize - 1;
+        self.taps(mode, antialias, exclude_outside)
+            .into_iter()
+            .map(|taps| match taps {
+                None => resample::Taps { bias: outside as f32, taps: Vec::new() },
+                Some((first, weights)) => {
+                    let place = |i: usize| (first + i as isize).clamp(0, last) as usize;
+                    let taps = weights.iter().enumerate().filter(|(_, w)| **w != 0.0);
+                    resample::Taps { bias: 0.0, taps: taps.map(|(i, &w)| (place(i), w as f32)).collect() }
+                }
+            })
+            .collect()
+    }
+}
+
 /// ONNX Resize, opset 11 and later, in every form; before that, and Upsample, with any axes.
 ///
 /// # Errors
@@ -234,7 +256,28 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
         }
     }
     check_shape(&output)?;
-    Ok(HostFunction::boxed("Resize", vec![Fact::new(dtype, &output)], move |inputs| {
+    let steps = changing.clone();
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let mut source = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        if steps.iter().any(|change| change.from >= PLACES_MAX) {
+            return Err(OpError::Unsupported(format!("resizes shape {:?}; computed on the CPU only", source.shape)));
+        }
+        for (i, change) in steps.iter().enumerate() {
+            let mut shape = source.shape.clone();
+            shape[change.axis] = change.to;
+            let last = i + 1 == steps.len();
+            let to = if last { target.clone() } else { l.temporary("resized", &shape) };
+            let table = change.table(mode, antialias, exclude_outside, extrapolation);
+            l.step(Resample { axis: change.axis, table: Arc::new(table), max: false }, vec![source], vec![to.clone()]);
+            source = to;
+        }
+        if steps.is_empty() {
+            l.copy(&source, &target);
+        }
+        Ok(())
+    };
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, mut values) = floats(inputs, 0)?;
         let mut shape = x.shape().to_vec();
         let mut outside = Vec::new();
@@ -264,7 +307,8 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
             }
         }
         Ok(vec![tensor_of(&shape, x.dtype(), values)?])
-    }))
+    };
+    Ok(HostFunction::with_kernels("Resize", vec![Fact::new(dtype, &output)], compute, lower))
 }
 
 #[cfg(test)]

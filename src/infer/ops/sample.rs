@@ -1,11 +1,13 @@
 //! Reading pictures at computed places, and boxes: GridSample, RoiAlign, NonMaxSuppression, CenterCropPad, and the modes of Pad that
-//! repeat the picture. On host tensors.
+//! repeat the picture. On host tensors; GridSample also by a kernel.
 
 use super::context::{NodeContext, check_shape, present, resolve_axis};
 use super::dense;
 use super::function::{HostFunction, floats, tensor_of};
-use crate::infer::graph::Fact;
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::grid_sample::{GridSample, Outside};
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,7 +63,25 @@ pub fn build_grid_sample(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, O
     let output = grid.shape[1..=rank].to_vec();
     let shape = [&[images, channels], &output[..]].concat();
     check_shape(&shape)?;
-    Ok(HostFunction::boxed("GridSample", vec![Fact::new(x.dtype, &shape)], move |inputs| {
+    let outside = match padding {
+        Padding::Zeros => Outside::Zeros,
+        Padding::Border => Outside::Border,
+        Padding::Reflection => Outside::Reflection,
+    };
+    let kernel = GridSample { reach, outside, align_corners: align };
+    // In f32 a pixel's place must keep digits behind the point.
+    let large = size.iter().any(|&n| n > 1 << 14);
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        if large {
+            return Err(OpError::Unsupported("samples more than 16384 pixels; computed on the CPU only".into()));
+        }
+        let reads = vec![l.read(present(inputs, 0)?)?, l.read(present(inputs, 1)?)?];
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        l.step(kernel, reads, vec![target]);
+        Ok(())
+    };
+    let fact = Fact::new(x.dtype, &shape);
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, values) = floats(inputs, 0)?;
         let grid = floats(inputs, 1)?.1;
         let (pixels, outputs): (usize, usize) = (size.iter().product(), output.iter().product());
@@ -82,7 +102,8 @@ pub fn build_grid_sample(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, O
             }
         }
         Ok(vec![tensor_of(&shape, x.dtype(), y)?])
-    }))
+    };
+    Ok(HostFunction::with_kernels("GridSample", vec![fact], compute, lower))
 }
 
 fn axis_taps(at: f64, extent: usize, reach: usize, padding: Padding, align: bool) -> Vec<(Option<usize>, f64)> {

@@ -1,11 +1,14 @@
-//! Slice: views with offsets and steps.
+//! Slice: views with offsets and steps; a kernel where it goes backwards.
 
 use super::context::{NodeContext, input, present, resolve_axis};
 use super::dense;
-use crate::infer::graph::Fact;
+use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::resample::{PLACES_MAX, Resample, Taps};
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
 use crate::infer::plan::view::View;
 use crate::infer::tensor::Tensor;
+use std::sync::Arc;
 
 /// What a Slice keeps of one axis: `count` elements from `start`, `step` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +143,27 @@ impl Op for Slice {
 
     fn is_view(&self) -> bool {
         self.ranges.iter().all(|r| r.step > 0)
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        let mut view = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        let (forwards, backwards): (Vec<Range>, Vec<Range>) = self.ranges.iter().partition(|r| r.step > 0);
+        for r in forwards {
+            view = view.sliced(r.axis, r.start, r.count, r.step.unsigned_abs());
+        }
+        for (i, r) in backwards.iter().enumerate() {
+            if r.start >= PLACES_MAX {
+                return Err(OpError::Unsupported(format!("{r:?} goes backwards; computed on the CPU only")));
+            }
+            let mut shape = view.shape.clone();
+            shape[r.axis] = r.count;
+            let to = if i + 1 == backwards.len() { target.clone() } else { l.temporary("backwards", &shape) };
+            let table = (0..r.count).map(|k| Taps::one(r.start - k * r.step.unsigned_abs())).collect();
+            l.step(Resample { axis: r.axis, table: Arc::new(table), max: false }, vec![view], vec![to.clone()]);
+            view = to;
+        }
+        Ok(())
     }
 }
 

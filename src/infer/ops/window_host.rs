@@ -1,13 +1,18 @@
-//! Sliding windows of any dimensionality, on host tensors: convolutions and pools that are not 2-D or that have no
+//! Sliding windows of any dimensionality, on host tensors and by general kernels: convolutions and pools that are not 2-D or that have no
 //! kernel, ConvTranspose, LpPool, MaxPool with indices, MaxUnpool, Col2Im and DeformConv. Sums in f64.
 
 use super::context::{NodeContext, WINDOW_MAX, check_shape, present};
-use super::function::{HostFunction, floats, tensor_of, to_f64};
+use super::function::{HostFunction, floats, step_with_number, tensor_of, to_f64};
 use super::subpixel::SubPixels;
+use crate::infer::activation::Activation;
 use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernels::conv_nd;
+use crate::infer::kernels::elementwise::{Elementwise, Function};
+use crate::infer::kernels::resample::{PLACES_MAX, Resample, Taps};
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::{DType, Tensor};
+use std::sync::Arc;
 
 /// A window over any number of spatial axes.
 #[derive(Clone, Debug)]
@@ -188,14 +193,45 @@ pub fn build_conv(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError>
     let conv = ConvNd::read(context, &x.shape, &weights.shape)?;
     let shape = conv.shape();
     check_shape(&shape)?;
-    Ok(HostFunction::boxed("Conv", vec![Fact::new(x.dtype, &shape)], move |inputs| {
+    let kernel = conv_nd::ConvNd {
+        groups: conv.groups,
+        stride: conv.window.stride.clone(),
+        dilation: conv.window.dilation.clone(),
+        before: conv.window.before.clone(),
+        transposed: false,
+    };
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        lower_in_memory(l, kernel.clone(), inputs, outputs)
+    };
+    let fact = Fact::new(x.dtype, &shape);
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, values) = floats(inputs, 0)?;
         let mut y = conv.run(&values, &floats(inputs, 1)?.1);
         if let Some(bias) = inputs.get(2).copied().flatten() {
             add_bias(&mut y, &to_f64(bias), conv.output.iter().product());
         }
         Ok(vec![tensor_of(&shape, x.dtype(), y)?])
-    }))
+    };
+    Ok(HostFunction::with_kernels("Conv", vec![fact], compute, lower))
+}
+
+/// One step that reads x, weights and perhaps a bias wherever they lie.
+pub(super) fn lower_in_memory(
+    l: &mut Lowering<'_>,
+    kernel: conv_nd::ConvNd,
+    inputs: &[Option<ValueId>],
+    outputs: &[ValueId],
+) -> Result<(), OpError> {
+    let mut reads = vec![l.read(present(inputs, 0)?)?, l.read(present(inputs, 1)?)?];
+    if let Some(bias) = inputs.get(2).copied().flatten() {
+        reads.push(l.read(bias)?);
+    }
+    let target = l.write(present(&[outputs.first().copied()], 0)?);
+    if reads.get(2).is_some_and(|bias| bias.shape != [target.shape[1]]) {
+        return Err(OpError::Invalid(format!("bias of shape {:?} for {} filters", reads[2].shape, target.shape[1])));
+    }
+    l.step(kernel, reads, vec![target]);
+    Ok(())
 }
 
 fn add_bias(y: &mut [f64], bias: &[f64], pixels: usize) {
@@ -257,16 +293,26 @@ pub fn build_conv_transpose(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>
     let m = m_group * groups;
     let shape = [&[n, m], &output[..]].concat();
     check_shape(&shape)?;
-    // What kernels can do: two spatial axes, one group, no dilation.
+    // What the fast kernels can do: two spatial axes, one group, no dilation.
     let sub_pixels = match (&kernel[..], &stride[..], &before[..]) {
         (&[kh, kw], &[sh, sw], &[top, left]) if groups == 1 && dilation == [1, 1] && x.dtype == DType::F32 => {
             Some(SubPixels { kernel: [kh, kw], stride: [sh, sw], cut: [top, left] })
         }
         _ => None,
     };
-    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| match &sub_pixels {
-        Some(sub_pixels) => sub_pixels.lower(l, inputs, outputs),
-        None => Err(OpError::Unsupported("is grouped, dilated or not 2-D; computed on the CPU only".into())),
+    let in_memory = conv_nd::ConvNd {
+        groups,
+        stride: stride.clone(),
+        dilation: dilation.clone(),
+        before: before.clone(),
+        transposed: true,
+    };
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| {
+        let known = |i: usize| inputs.get(i).copied().flatten().is_none_or(|id| l.constant(id).is_some());
+        match &sub_pixels {
+            Some(sub_pixels) if known(1) && known(2) => sub_pixels.lower(l, inputs, outputs),
+            _ => lower_in_memory(l, in_memory.clone(), inputs, outputs),
+        }
     };
     let fact = Fact::new(x.dtype, &shape);
     let compute = move |inputs: &[Option<&Tensor>]| {
@@ -332,7 +378,13 @@ pub fn build_pool(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError>
     if name == "MaxPool" && context.output_count > 1 {
         outputs.push(Fact::new(DType::I64, &shape));
     }
-    Ok(HostFunction::boxed(name, outputs, move |inputs| {
+    let with_indices = outputs.len() > 1;
+    let separable = SeparablePool { name, window: window.clone(), include_pad, p };
+    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| match with_indices {
+        true => Err(OpError::Unsupported("gives indices; computed on the CPU only".into())),
+        false => separable.lower(l, inputs, outputs),
+    };
+    let compute = move |inputs: &[Option<&Tensor>]| {
         let (x, values) = floats(inputs, 0)?;
         let pixels: usize = size.iter().product();
         let (mut y, mut indices) = (Vec::with_capacity(shape.iter().product()), Vec::new());
@@ -367,7 +419,75 @@ pub fn build_pool(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError>
         }
         let indices = Tensor::from_i64(&shape, indices).map_err(OpError::Invalid)?;
         Ok(vec![tensor_of(&shape, x.dtype(), y)?, indices])
-    }))
+    };
+    Ok(HostFunction::with_kernels(name, outputs, compute, lower))
+}
+
+/// A pool as one pass along each spatial axis: maxima, sums and counts of windows separate.
+struct SeparablePool {
+    name: &'static str,
+    window: WindowNd,
+    include_pad: bool,
+    p: f64,
+}
+
+impl SeparablePool {
+    /// What output `out` sees along axis `a` of `from` elements.
+    fn taps(&self, a: usize, from: usize, out: usize) -> Taps {
+        let window = &self.window;
+        let padded = |tap: usize| out * window.stride[a] + tap * window.dilation[a];
+        let seen =
+            (0..window.kernel[a]).filter_map(|tap| padded(tap).checked_sub(window.before[a]).filter(|&i| i < from));
+        let taps: Vec<usize> = seen.collect();
+        let count = match self.include_pad {
+            true => (0..window.kernel[a]).filter(|&t| padded(t) < window.before[a] + from + window.after[a]).count(),
+            false => taps.len(),
+        };
+        let weight = if self.name == "AveragePool" { 1.0 / count.max(1) as f32 } else { 1.0 };
+        Taps { bias: 0.0, taps: taps.into_iter().map(|i| (i, weight)).collect() }
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        let mut source = l.read(present(inputs, 0)?)?;
+        let target = l.write(present(&[outputs.first().copied()], 0)?);
+        let power = self.name == "LpPool";
+        if source.shape.iter().any(|&n| n >= PLACES_MAX) || (power && self.p < 1.0) {
+            return Err(OpError::Unsupported(format!("p = {}; computed on the CPU only", self.p)));
+        }
+        let function = |function| Elementwise { function, activation: Activation::None };
+        if power {
+            let terms = l.temporary("terms", &source.shape);
+            if self.p == 2.0 {
+                l.step(function(Function::Mul), vec![source.clone(), source], vec![terms.clone()]);
+            } else {
+                l.step(function(Function::Abs), vec![source], vec![terms.clone()]);
+            }
+            source = terms;
+            if self.p != 1.0 && self.p != 2.0 {
+                let powers = l.temporary("powers", &source.shape);
+                step_with_number(l, (Function::Pow, self.p), Activation::None, source, powers.clone())?;
+                source = powers;
+            }
+        }
+        let root = power && self.p != 1.0;
+        let axes = self.window.kernel.len();
+        for a in 0..axes {
+            let (axis, from) = (a + 2, source.shape[a + 2]);
+            let mut shape = source.shape.clone();
+            shape[axis] = target.shape[axis];
+            let table: Vec<Taps> = (0..shape[axis]).map(|out| self.taps(a, from, out)).collect();
+            let to = if a + 1 == axes && !root { target.clone() } else { l.temporary("pooled", &shape) };
+            let kernel = Resample { axis, table: Arc::new(table), max: self.name == "MaxPool" };
+            l.step(kernel, vec![source], vec![to.clone()]);
+            source = to;
+        }
+        match root {
+            true if self.p == 2.0 => l.step(function(Function::Sqrt), vec![source], vec![target]),
+            true => step_with_number(l, (Function::Pow, 1.0 / self.p), Activation::None, source, target)?,
+            false => {}
+        }
+        Ok(())
+    }
 }
 
 /// ONNX MaxUnpool.

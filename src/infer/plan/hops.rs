@@ -112,7 +112,7 @@ pub fn hops(steps: &[Step]) -> Vec<Hop> {
         if let Some(hop) = hops.last_mut() {
             hop.steps.end = i + 1;
             match step.kernel.place() {
-                Place::Download(_) => hop.down_elements += step.reads.iter().map(super::View::len).sum::<usize>(),
+                Place::Download(..) => hop.down_elements += step.reads.iter().map(super::View::len).sum::<usize>(),
                 Place::Upload(_) => hop.up_elements += step.writes.iter().map(super::View::len).sum::<usize>(),
                 Place::Device | Place::Host => {}
             }

@@ -7,15 +7,68 @@
 use super::lower::Lowering;
 use super::step::BufferKind;
 use super::view::View;
-use crate::infer::graph::{Node, ValueId};
+use crate::infer::graph::{Fact, Graph, Node, ValueId};
 use crate::infer::kernel::Place;
 use crate::infer::kernels::host::{Crossing, Destination, Host, Source};
-use crate::infer::op::OpError;
+use crate::infer::op::{HELD_MAX, OpError};
 use crate::infer::ops::late::Late;
+use crate::infer::tensor::DType;
 
 /// A node that the device could compute but whose input lies on the host stays there if no more than so many elements
 /// and multiply-accumulates are at stake: about a millisecond.
 const STAY_LIMIT: u64 = 1 << 17;
+
+/// True where kernels compute a node although it touches integers or booleans; `held`: which values memory holds.
+fn holds(graph: &Graph, held: &[bool], node: &Node) -> bool {
+    let known = |id: ValueId| match (&graph.fact(id).constant, graph.fact(id)) {
+        (Some(constant), _) => match constant.dtype() {
+            DType::F32 => true,
+            DType::F64 | DType::F16 => false,
+            _ => constant.to_i64().iter().all(|v| v.unsigned_abs() <= HELD_MAX as u64),
+        },
+        (None, fact) => held[id.0] || !fact.is_host(),
+    };
+    let holdable = |id: ValueId| {
+        let fact = graph.fact(id);
+        let typed = matches!(fact.dtype, DType::F32 | DType::I64 | DType::I32 | DType::Bool);
+        fact.constant.is_some() || (!fact.late && typed && !fact.shape.contains(&0))
+    };
+    let inputs: Vec<Option<&Fact>> = node.inputs.iter().map(|i| i.map(|i| graph.fact(i))).collect();
+    let outputs: Vec<&Fact> = node.outputs.iter().map(|&o| graph.fact(o)).collect();
+    node.op.downcast::<Late>().is_none()
+        && node.inputs.iter().flatten().all(|&i| known(i))
+        && node.outputs.iter().all(|&o| holdable(o))
+        && node.op.holds(&inputs, &outputs)
+}
+
+/// The integers and booleans that f32 memory holds as numbers: what kernels give as such, and boolean inputs that only
+/// kernels read.
+pub(super) fn held_values(graph: &Graph) -> Vec<bool> {
+    let mut inputs: Vec<ValueId> = graph.inputs.iter().copied().filter(|&i| is_boolean(graph.fact(i))).collect();
+    loop {
+        let mut held = vec![false; graph.values.len()];
+        inputs.iter().for_each(|i| held[i.0] = true);
+        let mut elsewhere = vec![false; graph.values.len()];
+        for node in &graph.nodes {
+            if holds(graph, &held, node) {
+                for &output in node.outputs.iter().filter(|&&o| graph.fact(o).is_host()) {
+                    held[output.0] = true;
+                }
+            } else {
+                node.inputs.iter().flatten().for_each(|i| elsewhere[i.0] = true);
+            }
+        }
+        let count = inputs.len();
+        inputs.retain(|i| !elsewhere[i.0]);
+        if inputs.len() == count {
+            return held;
+        }
+    }
+}
+
+fn is_boolean(fact: &Fact) -> bool {
+    fact.dtype == DType::Bool && fact.is_host() && !fact.late && !fact.shape.contains(&0)
+}
 
 /// What a node may add to or change before it is given up; see [`Lowering::roll_back`].
 pub(super) struct Mark {
@@ -26,10 +79,17 @@ pub(super) struct Mark {
 }
 
 impl Lowering<'_> {
-    /// True for nodes that touch values which f32 memory cannot hold.
+    /// True for values that are dense host tensors: f32 memory does not hold them.
+    pub(super) fn is_host_value(&self, value: ValueId) -> bool {
+        self.graph.fact(value).is_host() && !self.held[value.0]
+    }
+
+    /// True for nodes that touch values which f32 memory does not hold, or that no kernel takes from there.
     pub(super) fn is_host_node(&self, node: &Node) -> bool {
-        let touched = node.inputs.iter().flatten().chain(&node.outputs);
-        node.op.downcast::<Late>().is_some() || touched.into_iter().any(|&v| self.graph.fact(v).is_host())
+        let touched = || node.inputs.iter().flatten().chain(&node.outputs).copied();
+        node.op.downcast::<Late>().is_some()
+            || touched().any(|v| self.is_host_value(v))
+            || (touched().any(|v| self.graph.fact(v).is_host()) && !holds(self.graph, &self.held, node))
     }
 
     /// True for small nodes that go on with what the host has just computed, so that the tail of a network is one hop.
@@ -68,7 +128,7 @@ impl Lowering<'_> {
                         let view = self.read(id)?;
                         if self.target.host_apart {
                             let place = self.add_host_place(id);
-                            self.step(Crossing::Download(place), vec![view], Vec::new());
+                            self.step(Crossing::Download(place, self.graph.fact(id).dtype), vec![view], Vec::new());
                             Source::Host(place)
                         } else {
                             reads.push(view);
@@ -85,7 +145,7 @@ impl Lowering<'_> {
             destinations.push(if fact.constant.is_some() {
                 Destination::Nowhere
             } else if fact.is_host() || self.target.host_apart {
-                self.host_only[output.0] = !fact.is_host();
+                self.host_only[output.0] = !self.is_host_value(output);
                 Destination::Host(self.add_host_place(output))
             } else {
                 writes.push(self.write(output));

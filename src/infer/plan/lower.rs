@@ -9,6 +9,7 @@
 //!    all others append steps.
 
 use super::hops;
+use super::host_steps::held_values;
 use super::step::{Buffer, BufferKind, OutputPlace, Plan, Step};
 use super::view::{BufferId, View, channels_last_order};
 use crate::infer::graph::{Fact, Graph, Node, ValueId};
@@ -68,6 +69,8 @@ pub struct Lowering<'a> {
     host: bool,
     /// Place of each value among the host tensors.
     pub(super) host_places: Vec<Option<usize>>,
+    /// Integers and booleans that memory holds as numbers.
+    pub(super) held: Vec<bool>,
     /// Values that belong into memory but that only the host has so far.
     pub(super) host_only: Vec<bool>,
 }
@@ -95,6 +98,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         macs: 0,
         host,
         host_places: vec![None; graph.values.len()],
+        held: if target.host_apart && host { held_values(graph) } else { vec![false; graph.values.len()] },
         host_only: vec![false; graph.values.len()],
     };
     l.orders = l.natural_orders();
@@ -103,7 +107,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         let view = l.allocate(input, BufferKind::Input);
         let fact = graph.fact(input);
         let mut place = None;
-        if fact.is_host() {
+        if l.is_host_value(input) {
             if host {
                 place = Some((l.add_host_place(input), fact.dtype));
             } else {
@@ -115,6 +119,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         }
         l.plan.inputs.push((graph.value(input).name.clone(), view));
         l.plan.host.inputs.push(place);
+        l.plan.host.held_inputs.push(l.held[input.0]);
     }
     l.place_concat_inputs();
     for node in &graph.nodes {
@@ -127,7 +132,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
     }
     for &output in &graph.outputs {
         l.node = graph.value(output).name.clone();
-        let only_there = graph.fact(output).is_host() || l.host_only[output.0];
+        let only_there = l.is_host_value(output) || l.host_only[output.0];
         if let Some(place) = l.host_places[output.0].filter(|_| only_there) {
             let view = l.allocate(output, BufferKind::Activation { first: 0, last: 0 });
             l.plan.outputs.push((graph.value(output).name.clone(), view));
@@ -136,6 +141,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         }
         l.plan.host.outputs.push(match &graph.fact(output).constant {
             Some(constant) => OutputPlace::Constant(constant.clone()),
+            None if l.held[output.0] => OutputPlace::Held(graph.fact(output).dtype),
             None => OutputPlace::Memory,
         });
         match l.read(output) {

@@ -44,6 +44,8 @@ pub struct Step {
 pub enum OutputPlace {
     /// In a buffer, as its view says.
     Memory,
+    /// As [`OutputPlace::Memory`], where numbers stand for this type.
+    Held(DType),
     /// Among the host tensors. The output's view is of a buffer that nobody writes.
     Host(usize),
     /// Known at load, with its type.
@@ -58,6 +60,8 @@ pub struct HostValues {
     pub count: usize,
     /// Per input of the plan: its place and element type, if it is such a value.
     pub inputs: Vec<Option<(usize, DType)>>,
+    /// Per input of the plan, whether it is boolean but lies in memory, as numbers.
+    pub held_inputs: Vec<bool>,
     /// Per output of the plan.
     pub outputs: Vec<OutputPlace>,
 }
@@ -82,7 +86,13 @@ impl HostValues {
     /// # Errors
     /// When the element types differ.
     pub fn input(&self, index: usize, tensor: &Tensor) -> Result<Option<(usize, Tensor)>, String> {
-        let Some(&Some((place, dtype))) = self.inputs.get(index) else { return Ok(None) };
+        let Some(&Some((place, dtype))) = self.inputs.get(index) else {
+            let held = self.held_inputs.get(index).copied().unwrap_or(false);
+            return match tensor.dtype() {
+                given if held && given != DType::Bool => Err(format!("is {given}, the network expects bool")),
+                _ => Ok(None),
+            };
+        };
         match tensor.dtype() {
             given if given == dtype => Ok(Some((place, tensor.clone()))),
             DType::F16 if dtype == DType::F32 => Ok(Some((place, Tensor::from_f32(tensor.shape(), tensor.to_f32())?))),

@@ -5,6 +5,8 @@
 //! in small tiles, so that both sides stay in cache.
 
 use super::view::View;
+use crate::infer::ops::dense;
+use crate::infer::tensor::{DType, Tensor};
 
 /// Side of a transposition tile: 16 floats are one cache line.
 const TILE: usize = 16;
@@ -146,6 +148,18 @@ pub fn gather(memory: &[f32], view: &View) -> Vec<f32> {
         });
     });
     dense
+}
+
+/// Numbers from memory as the type that they stand for.
+///
+/// # Errors
+/// When the type cannot be made of numbers.
+pub fn as_held(tensor: Tensor, dtype: DType) -> Result<Tensor, String> {
+    if tensor.dtype() == dtype {
+        return Ok(tensor);
+    }
+    let values = dense::numbers(&tensor);
+    dense::from_numbers(tensor.shape(), dtype, &values).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
