@@ -12,8 +12,9 @@ use eyas::infer::activation::Activation;
 use eyas::infer::graph::{Fact, Format, Graph, ValueId};
 use eyas::infer::op::Op;
 use eyas::infer::ops::activation::Activate;
+use eyas::infer::ops::compare::{Compare, Relation, Where};
 use eyas::infer::ops::function::HostFunction;
-use eyas::infer::tensor::{DType, Tensor};
+use eyas::infer::tensor::{DType, Tensor, TensorElements};
 use eyas::shader::Precision;
 use eyas::{Backend, DecodeOptions, Detector, Frame, Model, Session, SessionOptions};
 
@@ -96,6 +97,66 @@ fn host_steps_in_the_middle_give_what_the_cpu_gives() {
             assert!(wrong.is_err_and(|e| e.to_string().contains("i64")));
             assert!(session.profile().expect("times").iter().any(|(label, _)| label == "host_PlusOne"));
         }
+    }
+}
+
+/// Truths that memory holds as numbers, between kernels, to the host and as an output.
+#[test]
+fn booleans_stay_on_the_device_and_leave_it_as_booleans() {
+    let Some(gpu) = test_gpu() else { return };
+    // Large enough that the device does what it can.
+    let shape = [2, 5, 67, 211];
+    let len: usize = shape.iter().product();
+    let model = |counted: bool| {
+        let mut graph = Graph::new("held", Format::Onnx);
+        let x = graph.add_value("x", Fact::f32(&shape));
+        let mask = graph.add_value("mask", Fact::new(DType::Bool, &shape));
+        graph.inputs = vec![x, mask];
+        let zero = graph.add_value("zero", Fact::of(&Tensor::scalar_f32(0.0)));
+        let ten = graph.add_value("ten", Fact::of(&Tensor::scalar_f32(10.0)));
+        let compare = |relation| Box::new(Compare { relation });
+        let above = one(&mut graph, "above", compare(Relation::Greater), &[x, zero]);
+        let both = one(&mut graph, "both", compare(Relation::And), &[above, mask]);
+        let neither = one(&mut graph, "neither", compare(Relation::Not), &[both]);
+        let chosen = one(&mut graph, "chosen", Box::new(Where), &[neither, ten, x]);
+        graph.outputs = vec![chosen, both];
+        if counted {
+            let count = HostFunction::boxed("Count", vec![Fact::new(DType::I64, &[1])], |inputs| match inputs[0] {
+                Some(t) if t.dtype() == DType::Bool => Ok(vec![Tensor::vec_i64(vec![t.to_i64().iter().sum()])]),
+                other => Err(eyas::infer::op::OpError::Invalid(format!("{other:?} is not boolean"))),
+            });
+            let count = one(&mut graph, "count", count, &[neither]);
+            graph.outputs.push(count);
+        }
+        graph.half_outputs = vec![false; graph.outputs.len()];
+        Model::from_graph(graph)
+    };
+    let x: Vec<f32> = (0..len).map(|i| (i % 23) as f32 * 0.25 - 3.0).collect();
+    let mask: Vec<bool> = (0..len).map(|i| i % 3 != 1).collect();
+    let both: Vec<i64> = x.iter().zip(&mask).map(|(&x, &m)| i64::from(x > 0.0 && m)).collect();
+    let chosen: Vec<f32> = x.iter().zip(&both).map(|(&x, &b)| if b == 0 { 10.0 } else { x }).collect();
+    let elements = TensorElements::Bool(Arc::new(mask));
+    let inputs = [
+        ("x", Tensor::from_f32(&shape, x).expect("tensor")),
+        ("mask", Tensor::new(shape.to_vec(), elements).expect("tensor")),
+    ];
+    for (counted, fallbacks) in [(false, vec![]), (true, vec!["Count"])] {
+        let model = model(counted);
+        for &precision in precisions(&gpu) {
+            let mut session = on_gpu(&model, &gpu, precision);
+            assert_eq!(session.plan().fallbacks().map(|(op, _)| op).collect::<Vec<_>>(), fallbacks);
+            let got = session.run(&inputs).expect("runs");
+            assert_eq!(got[0].1.to_f32(), chosen);
+            assert_eq!((got[1].1.dtype(), got[1].1.to_i64()), (DType::Bool, both.clone()));
+            if counted {
+                let zeros = both.iter().filter(|&&b| b == 0).count();
+                assert_eq!(got[2].1.as_i64(), Some([zeros as i64].as_slice()));
+            }
+            let wrong = session.run(&[inputs[0].clone(), ("mask", inputs[0].1.clone())]);
+            assert!(wrong.is_err_and(|e| e.to_string().contains("bool")));
+        }
+        let want = on_cpu(&model).run(&inputs).expect("runs");
+        assert_eq!((want[0].1.to_f32(), want[1].1.dtype()), (chosen.clone(), DType::Bool));
     }
 }
 
