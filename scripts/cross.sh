@@ -15,9 +15,8 @@ debian_cargo() (
   unset RUSTUP_TOOLCHAIN
   export RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc RUSTC_BOOTSTRAP=1 PATH="$PWD/.ci/venv/bin:/usr/bin:$PATH"
   export CARGO_TARGET_DIR=target/cross
-  # A camera crate compiles Objective-C; a type-check does not link, so neither objects nor Apple's headers need be there.
+  # A camera crate compiles Objective-C; a type-check does not link, so the objects need not be there.
   export CC_aarch64_apple_darwin=/bin/true AR_aarch64_apple_darwin=/bin/true
-  export CC_aarch64_apple_ios=/bin/true AR_aarch64_apple_ios=/bin/true SDKROOT=/usr
   "$@"
 )
 

@@ -1,9 +1,9 @@
-//! `camera:N`: V4L2 on Linux through `linuxvideo`, AVFoundation on macOS and iOS through `nokhwa`, both behind the feature
-//! `camera`. Elsewhere, and without the feature, opening a camera says how to pipe one in.
+//! `camera:N`: V4L2 on Linux through `linuxvideo`, AVFoundation on macOS through `nokhwa`, both behind the feature
+//! `camera`. On iOS `nokhwa` 0.10 does not compile (its `core-video-sys` wants CoreGraphics' displays). Elsewhere, and without the feature, opening a camera says how to pipe one in.
 
 use super::{AcquireError, LiveOptions, Source};
 
-#[cfg(all(feature = "camera", any(target_os = "linux", target_os = "macos", target_os = "ios")))]
+#[cfg(all(feature = "camera", any(target_os = "linux", target_os = "macos")))]
 mod planes;
 
 #[cfg(all(feature = "camera", target_os = "linux"))]
@@ -11,12 +11,12 @@ mod v4l2;
 #[cfg(all(feature = "camera", target_os = "linux"))]
 use v4l2 as system;
 
-#[cfg(all(feature = "camera", any(target_os = "macos", target_os = "ios")))]
+#[cfg(all(feature = "camera", target_os = "macos"))]
 mod avfoundation;
-#[cfg(all(feature = "camera", any(target_os = "macos", target_os = "ios")))]
+#[cfg(all(feature = "camera", target_os = "macos"))]
 use avfoundation as system;
 
-#[cfg(not(all(feature = "camera", any(target_os = "linux", target_os = "macos", target_os = "ios"))))]
+#[cfg(not(all(feature = "camera", any(target_os = "linux", target_os = "macos"))))]
 mod system {
     use super::{AcquireError, LiveOptions, Source};
 

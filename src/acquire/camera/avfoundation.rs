@@ -1,4 +1,4 @@
-//! Cameras of macOS and iOS.
+//! Cameras of macOS.
 
 use std::sync::mpsc;
 use std::time::Duration;
