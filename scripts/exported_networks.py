@@ -351,7 +351,8 @@ def run_eyas(program, path, backend, name, x, outputs):
 def compare(args):
     """Compares what is not in the results yet; they are kept, so that a long run can go on where it stopped."""
     results = json.loads(Path(args.results).read_text()) if args.results and Path(args.results).exists() else {}
-    files = sorted(p for p in Path(args.folder).glob("*.onnx"))
+    # Small files first: a run that is cut short has seen the most networks.
+    files = sorted(Path(args.folder).glob("*.onnx"), key=lambda p: (p.stat().st_size, p.name))
     files = [p for p in files if any(p.name.startswith(o) for o in args.only or [""])]
     files = [p for p in files if not args.variants or p.stem.rsplit(".", 1)[1] in args.variants.split(",")]
     for path in files:

@@ -15,6 +15,7 @@
 //! [`draw`]. [`Detector`] is that line; a [`Session`] below it runs raw tensors.
 
 pub mod acquire;
+pub mod check;
 pub mod convert;
 pub mod cpu;
 pub mod decode;

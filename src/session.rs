@@ -268,6 +268,15 @@ impl Session {
         }
     }
 
+    /// Name of what runs a step.
+    pub fn step_label(&self, step: usize) -> String {
+        match &self.engine {
+            Engine::Cpu(cpu) => cpu.step_label(step),
+            #[cfg(feature = "gpu")]
+            Engine::Gpu(gpu) => gpu.plan().steps[step].kernel.label(),
+        }
+    }
+
     /// Fills an input from a tensor in the file's axis order.
     ///
     /// # Errors
