@@ -1,6 +1,7 @@
 //! The program's commands, one file each. Exit codes: 0 done, 1 a run-time error (message on stderr), 2 wrong usage.
 
 mod bench;
+mod check;
 mod detect;
 mod doctor;
 mod eval;
@@ -27,6 +28,9 @@ pub enum CliError {
     Usage(String),
     #[error("{0}")]
     Runtime(String),
+    /// Results differ from what they should be.
+    #[error("{0}")]
+    Parted(String),
     /// The reader of our output went away; nothing to report.
     #[error("output closed")]
     OutputClosed,
@@ -60,6 +64,8 @@ enum Command {
     Run(run::Args),
     /// Time a network, GPU beside CPU
     Bench(bench::Args),
+    /// Check a network node by node, on both backends, against plain arithmetic or given tensors
+    Check(check::Args),
     /// Show what a model file holds, and what eyas makes of it
     Info(info::Args),
     /// Measure a detector on labelled pictures: AP50 and AP50:95
@@ -75,6 +81,7 @@ impl Command {
             Command::Live(a) => &a.common,
             Command::Run(a) => &a.common,
             Command::Bench(a) => &a.common,
+            Command::Check(a) => &a.common,
             Command::Info(a) => &a.common,
             Command::Eval(a) => &a.common,
             Command::Doctor(a) => &a.common,
@@ -91,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Live(a) => live::run(a),
         Command::Run(a) => run::run(a),
         Command::Bench(a) => bench::run(a),
+        Command::Check(a) => check::run(a),
         Command::Info(a) => info::run(a),
         Command::Eval(a) => eval::run(a),
         Command::Doctor(a) => doctor::run(a),

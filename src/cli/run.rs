@@ -13,14 +13,15 @@ pub struct Args {
     pub common: Common,
     /// An input tensor, once per input, in the file's axis order. Its shape binds what the model leaves open,
     /// the batch too
-    #[arg(long = "input", value_name = "NAME=X.npy", required = true, value_parser = parse_input)]
+    #[arg(long = "input", value_name = "NAME=X.npy", required = true, value_parser = parse_tensor)]
     inputs: Vec<(String, PathBuf)>,
     /// Where to write each output as NAME.npy (a '/' in a name becomes '_')
     #[arg(long, value_name = "DIR")]
     output_dir: PathBuf,
 }
 
-fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
+/// `NAME=FILE.npy`; the name may hold '=' too.
+pub fn parse_tensor(text: &str) -> Result<(String, PathBuf), String> {
     match text.rsplit_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_string(), path.into())),
         _ => Err("expected NAME=FILE.npy".into()),
