@@ -406,7 +406,7 @@ exporters as people do it, run by eyas and by ONNX Runtime {onnxruntime.__versio
 
 - {datetime.date.today()}, {version}, `python scripts/exported_networks.py compare DIR`
 - {len(results)} files: {counts}; {missed} results missed {TOLERANCE} ({F16_TOLERANCE} for f16)
-
+{"".join(f"- {note}" + chr(10) for note in args.note or [])}
 Each figure is the largest difference of any output over that output's largest value. *rows matched*: the order of
 detections depends on scores that are nearly equal, so rows were matched first. A message instead of a figure is what
 eyas says when it loads the file; – was not run. *the reference itself*: how much ONNX Runtime with its graph
@@ -446,6 +446,7 @@ def main():
     two.add_argument("--variants", help="only these, e.g. op17,nms")
     two.add_argument("--results", help="a JSON file that results are kept in; what it holds is not run again")
     two.add_argument("--again", action="store_true", help="run also what the results hold")
+    two.add_argument("--note", action="append", help="a line for the head of the table, e.g. which adapter it was")
     two.add_argument("--output", help="where to write the table, e.g. docs/exported-networks.md")
     two.set_defaults(run=compare)
     args = parser.parse_args()

@@ -28,6 +28,7 @@ pub mod reduce_host;
 pub mod reshape;
 pub mod resize;
 pub mod resize_host;
+pub mod reverse_sequence;
 pub mod sample;
 pub mod slice;
 pub mod softmax;
@@ -150,6 +151,7 @@ pub static REGISTRY: &[(&str, Builder)] = &[
     ("Relu", activation::build),
     ("Reshape", reshape::build_reshape),
     ("Resize", resize::build_resize),
+    ("ReverseSequence", reverse_sequence::build),
     ("RoiAlign", sample::build_roi_align),
     ("Round", elementwise::build),
     ("Scatter", index::build_scatter_elements),
