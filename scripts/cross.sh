@@ -7,6 +7,7 @@
 #
 #   scripts/cross.sh apple                    # about 12 minutes of CPU time
 #   scripts/cross.sh linux [PHOTO NETWORK]    # compared beside the network of this repository; target/release/eyas is there
+#   scripts/cross.sh neon                     # every NEON kernel against its twin, by the library's own tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,10 +27,11 @@ if [ "${1:-}" = apple ]; then
     echo "$target: library, program and metal_demo type-check"
   done
   exit
-elif [ "${1:-}" != linux ]; then
-  echo "usage: scripts/cross.sh apple, or scripts/cross.sh linux [PHOTO NETWORK]" >&2
+elif [ "${1:-}" != linux ] && [ "${1:-}" != neon ]; then
+  echo "usage: scripts/cross.sh apple, scripts/cross.sh linux [PHOTO NETWORK], or scripts/cross.sh neon" >&2
   exit 2
 fi
+part=$1
 shift
 
 linux=aarch64-unknown-linux-gnu
@@ -37,6 +39,12 @@ glibc=2.31 # of JetPack 5
 emulator=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
 # What eyas depends on is compiled in a hurry: what is shown here is that it builds and computes right, not its speed.
 hurry=(--config 'profile.release.package."*".opt-level=1')
+if [ "$part" = neon ]; then
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="${emulator[*]}"
+  debian_cargo cargo-zigbuild test -Zbuild-std=std,panic_abort,test --release "${hurry[@]}" --no-default-features \
+    --target "$linux.$glibc" --lib cpu::
+  exit
+fi
 debian_cargo cargo zigbuild -Zbuild-std=std,panic_abort --release "${hurry[@]}" --target "$linux.$glibc" --bin eyas
 program=target/cross/$linux/release/eyas
 echo "$linux: $(stat -c %s "$program") bytes"
@@ -64,8 +72,3 @@ compare models/shapes_scene.png models/shapes.onnx
 if [ $# -eq 2 ]; then
   compare "$1" "$2"
 fi
-
-# Every fast kernel against its twin, by the library's own tests.
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="${emulator[*]}"
-debian_cargo cargo-zigbuild test -Zbuild-std=std,panic_abort,test --release "${hurry[@]}" --no-default-features \
-  --target "$linux.$glibc" --lib cpu::
