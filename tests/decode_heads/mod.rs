@@ -1,12 +1,13 @@
 //! One small head of each family, with views of its outputs, for the tests of the decode shaders.
 
+mod table_cases;
+
 use eyas::decode::head::grids;
 use eyas::decode::heads::end_to_end::EndToEnd;
 use eyas::decode::heads::fastestdet::FastestDet;
 use eyas::decode::heads::gfl::{Gfl, GflScale};
 use eyas::decode::heads::grid_anchor_free::GridAnchorFree;
 use eyas::decode::heads::row_details::{KeypointColumns, RowDetails};
-use eyas::decode::heads::ssd::{PriorScale, Ssd};
 use eyas::decode::heads::yolo_anchors::{AnchorMap, Sizes, YoloAnchors};
 use eyas::decode::heads::yolo_v8::YoloV8;
 use eyas::decode::heads::yunet::{YuNet, YuNetScale};
@@ -95,38 +96,9 @@ pub fn cases() -> Vec<Case> {
         let shapes: Vec<Vec<usize>> =
             [1, 1, 4, 10].iter().flat_map(|&c| scales.iter().map(move |s| vec![1, s.cells(), c])).collect();
         add("yunet", Box::new(YuNet { scales: yunet.collect() }), &shapes);
-        for decoded in [true, false] {
-            let mut first = 0;
-            let mut priors = Vec::new();
-            for (&grid, sides_px) in scales.iter().zip([vec![10.0, 16.0, 24.0], vec![32.0, 48.0], vec![64.0]]) {
-                let count = grid.cells() * sides_px.len();
-                priors.push(PriorScale { grid, first, sides_px });
-                first += count;
-            }
-            let ssd = Ssd {
-                scores: 0,
-                boxes: 1,
-                classes: 2,
-                first_class: 1,
-                anchors: first,
-                decoded,
-                priors,
-                input_px: [96, 64],
-            };
-            let name = if decoded { "ssd decoded" } else { "ssd" };
-            add(name, Box::new(ssd), &[vec![1, first, 3], vec![1, first, 4]]);
+        for (name, case, shapes) in table_cases::cases() {
+            add(name, Box::new(case), &shapes);
         }
-        let yolo_v4 = Ssd {
-            scores: 1,
-            boxes: 0,
-            classes: 7,
-            first_class: 0,
-            anchors: 90,
-            decoded: true,
-            priors: Vec::new(),
-            input_px: [96, 64],
-        };
-        add("yolo_v4", Box::new(yolo_v4), &[vec![1, 90, 1, 4], vec![1, 90, 7]]);
         for (activated, sizes) in [(false, Sizes::Exponential), (true, Sizes::Square), (false, Sizes::Square)] {
             let map = |output, cols, rows, first| AnchorMap {
                 output,

@@ -1,20 +1,26 @@
 //! One file per head family; each has a shader of the same stem in `shaders/decode`, if it runs on a GPU at all.
 
+pub mod blazeface;
 mod darknet;
 pub mod detection_grid;
 pub mod end_to_end;
+mod faces;
 pub mod fastestdet;
 pub mod gaussian_yolo;
 pub mod gfl;
 pub mod grid_anchor_free;
+pub mod priors;
 pub mod region;
+pub mod retinaface;
 pub mod row_details;
+pub mod scrfd;
 pub mod semantic;
 pub mod ssd;
 pub mod yolo_anchors;
 pub mod yolo_maps;
 pub mod yolo_v8;
 pub mod yunet;
+pub mod yunet_2021;
 
 use crate::shader::{Precision, VariantBuilder};
 

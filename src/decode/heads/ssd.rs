@@ -1,65 +1,95 @@
-//! Tables of scores and of boxes in fractions of the input: Ultra-Light-Fast face detectors, with a background class, and
-//! YOLOv4 as exported from PyTorch. Twin of `shaders/decode/ssd.wgsl`.
+//! Tables of scores and of boxes: Ultra-Light-Fast face detectors, with a background class, and YOLOv4 as exported from
+//! PyTorch; with other parameters `scrfd`, `retinaface`, `yunet_2021`, `blazeface`, `ssd_raw` and `decoded_tables`. Twin of
+//! `shaders/decode/ssd.wgsl`.
 //!
-//! `scores [1, P, C+1]` (softmaxed, column 0 is the background) and `boxes [1, P, 4]`: either corners x0 y0 x1 y1 as
-//! fractions of the input, or raw offsets from priors with variances 0.1 and 0.2: `c = p_c + d·0.1·p_size`,
-//! `size = p_size·e^(0.2·d)`. Priors: strides 8, 16, 32, 64 with sides 10 16 24, 32 48, 64 96, 128 192 256 px around the
+//! Scores `[1, P, C+1]` (column 0 is the background) or `[1, P, C]`, boxes `[1, P, 4]`; both also without the batch. Boxes
+//! are corners x0 y0 x1 y1, or relative to priors, see [`BoxCode`].
+//!
+//! Ultra-Light-Fast: `scores` (softmaxed) and `boxes`, either corners as fractions of the input, or raw offsets from priors
+//! with variances 0.1 and 0.2: strides 8, 16, 32, 64 with sides 10 16 24, 32 48, 64 96, 128 192 256 px around the
 //! cells' centres, clipped to the input. Liu et al., "SSD", arXiv 1512.02325; the Ultra-Light-Fast repository of Linzaer.
 //!
 //! YOLOv4: `boxes [1, N, 1, 4]`, corners as fractions of the input, and `confs [1, N, C]`, objectness · class, without a
 //! background.
 
+use super::priors::{Priors, UNCLIPPED};
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, GridScale, Head, OutputRef, ScoreFilter, Signature, grids, spread};
+use crate::decode::head::{Details, Fitted, Head, OutputRef, ScoreFilter, Signature, grids, spread};
 use crate::decode::labels::Labels;
-use crate::decode::scan::{Matrix, corners, scan, side};
+use crate::decode::scan::{Matrix, corners, logistic, scan, side};
 use crate::infer::plan::View;
+use crate::infer::tensor::Tensor;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
+use crate::shader::{Precision, Variant, f32_literal};
 
 const STEM: &str = "ssd";
 const SHADER: &str = include_str!("../../../shaders/decode/ssd.wgsl");
 
-/// Priors of one scale: every cell has one of each side.
-#[derive(Clone, Debug)]
-pub struct PriorScale {
-    pub grid: GridScale,
-    /// Index of the first prior.
-    pub first: usize,
-    pub sides_px: Vec<f32>,
+/// What the four numbers of a box are: d, with a prior of centre p and size q.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BoxCode {
+    /// Corners x0 y0 x1 y1, in units of so many pixels along x and y.
+    Corners { unit_px: [f32; 2] },
+    /// Centre `p + v₀·d·q`, size `q·e^(v₁·d)`.
+    Exponential { variances: [f32; 2] },
+    /// Centre `p + d·q`, size `d·q`.
+    Linear,
+    /// Corners `p − d·q` and `p + d·q`.
+    Distances,
+}
+
+/// The variances that SSD was published with.
+pub const VARIANCES: [f32; 2] = [0.1, 0.2];
+
+/// What makes a probability of a score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// It is one.
+    None,
+    Logistic,
+    /// Over all columns of the row, that of the background too.
+    Softmax,
+}
+
+/// Indices of the outputs that hold some anchors.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreTable {
+    pub scores: usize,
+    pub boxes: usize,
+    pub anchors: usize,
+    /// Output and first column of the landmarks, [`Ssd::landmarks`] · (x, y): `p + v·d·q` with the factor v of the centre.
+    pub landmarks: Option<(usize, usize)>,
+    /// Output with an estimate of the IoU: the score is then `√(score·IoU)`.
+    pub iou: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Ssd {
-    /// Indices of the outputs.
-    pub scores: usize,
-    pub boxes: usize,
+    /// The anchors of one come after those of the other.
+    pub tables: Vec<ScoreTable>,
     /// Without the background.
     pub classes: usize,
     /// Column of the first class; 1 after a background.
     pub first_class: usize,
-    pub anchors: usize,
-    /// Boxes leave the network as corners in fractions of the input.
-    pub decoded: bool,
-    pub priors: Vec<PriorScale>,
-    /// Width and height of the network's input.
-    pub input_px: [usize; 2],
+    /// Scores are `[1, C, P]`.
+    pub classes_first: bool,
+    pub activation: Activation,
+    pub code: BoxCode,
+    pub priors: Priors,
+    /// How many an object.
+    pub landmarks: usize,
+    /// See [`Head::inputs`].
+    pub inputs: Vec<(String, Tensor)>,
 }
 
 /// Ultra-Light-Fast: stretched, RGB, (level − 127) / 128.
 pub fn fit_ultraface(signature: &Signature<'_>) -> Result<Fitted, String> {
     let sides: [&[f32]; 4] = [&[10.0, 16.0, 24.0], &[32.0, 48.0], &[64.0, 96.0], &[128.0, 192.0, 256.0]];
-    let mut anchors = 0;
-    let priors: Vec<PriorScale> = grids(signature.width, signature.height, &[8, 16, 32, 64])
-        .into_iter()
-        .zip(sides)
-        .map(|(grid, sides)| {
-            let first = anchors;
-            anchors += grid.cells() * sides.len();
-            PriorScale { grid, first, sides_px: sides.to_vec() }
-        })
-        .collect();
+    let input_px = [signature.width as f32, signature.height as f32];
+    let grids = grids(signature.width, signature.height, &[8, 16, 32, 64]);
+    let priors = Priors::grid(grids, &sides, 0.5, input_px);
+    let anchors = priors.len();
     let find = |name: &str| signature.output(name).ok_or_else(|| format!("it has no output called '{name}'"));
     let (scores, boxes) = (find("scores")?, find("boxes")?);
     if signature.outputs.len() != 2 {
@@ -71,18 +101,18 @@ pub fn fit_ultraface(signature: &Signature<'_>) -> Result<Fitted, String> {
             return Err(format!("it needs scores [1, {anchors}, 2] and boxes [1, {anchors}, 4], not {s:?}, {b:?}"));
         }
     };
-    let decoded = !signature.origins(boxes).contains(&"Conv");
-    Ok(Fitted {
-        head: Box::new(Ssd {
-            scores,
-            boxes,
-            classes: columns - 1,
-            first_class: 1,
-            anchors,
-            decoded,
+    let head = match signature.origins(boxes).contains(&"Conv") {
+        true => Ssd {
+            code: BoxCode::Exponential { variances: VARIANCES },
             priors,
-            input_px: [signature.width, signature.height],
-        }),
+            ..Ssd::decoded(scores, boxes, anchors, columns - 1)
+        },
+        false => {
+            Ssd { code: BoxCode::Corners { unit_px: input_px }, ..Ssd::decoded(scores, boxes, anchors, columns - 1) }
+        }
+    };
+    Ok(Fitted {
+        head: Box::new(Ssd { first_class: 1, ..head }),
         fit: Fit::Stretch,
         order: ChannelOrder::Rgb,
         mean: [127.0; 3],
@@ -111,14 +141,8 @@ pub fn fit_yolo_v4(signature: &Signature<'_>) -> Result<Fitted, String> {
     let (mean, std) = super::UNIT;
     Ok(Fitted {
         head: Box::new(Ssd {
-            scores,
-            boxes,
-            classes,
-            first_class: 0,
-            anchors: n,
-            decoded: true,
-            priors: Vec::new(),
-            input_px: [signature.width, signature.height],
+            code: BoxCode::Corners { unit_px: [signature.width as f32, signature.height as f32] },
+            ..Ssd::decoded(scores, boxes, n, classes)
         }),
         fit: Fit::Stretch,
         order: ChannelOrder::Rgb,
@@ -130,50 +154,52 @@ pub fn fit_yolo_v4(signature: &Signature<'_>) -> Result<Fitted, String> {
     })
 }
 
-/// Boxes `[1, P, 4]` or `[1, P, 1, 4]`.
-fn box_table(view: &View) -> Matrix {
-    Matrix::of(view, 1, view.shape.len() - 1)
+/// Anchors by columns: `[1, P, n]`, `[1, P, 1, n]` or `[P, n]`.
+fn matrix(view: &View) -> Matrix {
+    let last = view.shape.len() - 1;
+    Matrix::of(view, usize::from(last > 1), last)
 }
 
 impl Ssd {
-    /// Centre and size in pixels of the input.
-    fn prior(&self, anchor: usize) -> [f32; 4] {
-        let [w, h] = self.input_px.map(|n| n as f32);
-        let Some(scale) = self.priors.iter().rev().find(|p| p.first <= anchor) else { return [0.0; 4] };
-        let (cell, size) =
-            ((anchor - scale.first) / scale.sides_px.len(), (anchor - scale.first) % scale.sides_px.len());
-        let (i, j) = ((cell % scale.grid.cols) as f32, (cell / scale.grid.cols) as f32);
-        let stride = scale.grid.stride_px as f32;
-        let side_px = scale.sides_px[size];
-        [((i + 0.5) * stride).min(w), ((j + 0.5) * stride).min(h), side_px.min(w), side_px.min(h)]
+    /// One table of finished scores without a background, and of corners in pixels.
+    pub fn decoded(scores: usize, boxes: usize, anchors: usize, classes: usize) -> Ssd {
+        Ssd {
+            tables: vec![ScoreTable { scores, boxes, anchors, landmarks: None, iou: None }],
+            classes,
+            first_class: 0,
+            classes_first: false,
+            activation: Activation::None,
+            code: BoxCode::Corners { unit_px: [1.0; 2] },
+            priors: Priors::None,
+            landmarks: 0,
+            inputs: Vec::new(),
+        }
     }
 
-    /// WGSL of [`Ssd::prior`], on one line.
-    fn prior_wgsl(&self) -> String {
-        if self.priors.is_empty() {
-            return "fn prior_of(anchor: u32) -> vec4<f32> { return vec4<f32>(0.0); }".to_string();
+    /// All columns of the scores.
+    fn scores(&self, view: &View) -> Matrix {
+        if self.classes_first { Matrix::of(view, 2, 1) } else { matrix(view) }
+    }
+
+    /// Factors of the offsets of centre and size.
+    fn variances(&self) -> [f32; 2] {
+        match self.code {
+            BoxCode::Exponential { variances } => variances,
+            _ => [1.0; 2],
         }
-        let mut text = String::from("fn prior_of(anchor: u32) -> vec4<f32> {");
-        for (k, p) in self.priors.iter().enumerate() {
-            let n = p.sides_px.len();
-            let mut side_of = format!("{:?}", p.sides_px[n - 1]);
-            for (m, side_px) in p.sides_px.iter().enumerate().rev().skip(1) {
-                side_of = format!("select({side_of}, {side_px:?}, a{k} % {n}u == {m}u)");
+    }
+
+    /// In pixels of the input.
+    fn bounds(&self, d: [f32; 4], anchor: usize) -> [f32; 4] {
+        let [pcx, pcy, pw, ph] = self.priors.at(anchor);
+        match self.code {
+            BoxCode::Corners { unit_px: [w, h] } => [d[0] * w, d[1] * h, d[2] * w, d[3] * h],
+            BoxCode::Exponential { variances: [c, s] } => {
+                corners(pcx + d[0] * c * pw, pcy + d[1] * c * ph, pw * side(d[2] * s), ph * side(d[3] * s))
             }
-            let body = format!(
-                "let a{k} = anchor - {}u; let c{k} = a{k} / {n}u; return prior(c{k} % {cols}u, c{k} / {cols}u, {:?}, {side_of});",
-                p.first,
-                p.grid.stride_px as f32,
-                cols = p.grid.cols
-            );
-            if k + 1 < self.priors.len() {
-                text.push_str(&format!(" if (anchor < {}u) {{ {body} }}", p.first + n * p.grid.cells()));
-            } else {
-                text.push_str(&format!(" {body}"));
-            }
+            BoxCode::Linear => corners(pcx + d[0] * pw, pcy + d[1] * ph, d[2] * pw, d[3] * ph),
+            BoxCode::Distances => [pcx - d[0] * pw, pcy - d[1] * ph, pcx + d[2] * pw, pcy + d[3] * ph],
         }
-        text.push_str(" }");
-        text
     }
 }
 
@@ -187,51 +213,144 @@ impl Head for Ssd {
     }
 
     fn anchors(&self) -> usize {
-        self.anchors
+        self.tables.iter().map(|t| t.anchors).sum()
+    }
+
+    fn inputs(&self) -> Vec<(String, Tensor)> {
+        self.inputs.clone()
+    }
+
+    fn priors(&self) -> &[[f32; 4]] {
+        match &self.priors {
+            Priors::Listed(all) => all,
+            _ => &[],
+        }
     }
 
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
-        let scores = Matrix::of(outputs[self.scores].view, 1, 2);
-        let boxes = box_table(outputs[self.boxes].view);
-        let [w, h] = self.input_px.map(|n| n as f32);
-        scan(
-            outputs[self.scores].values,
-            &scores.columns(self.first_class, self.classes),
-            filter.threshold,
-            filter.multi_label,
-            |_| true,
-            |r, class, score| {
-                let b = [0, 1, 2, 3].map(|k| boxes.at(outputs[self.boxes].values, r, k));
-                let bounds = if self.decoded {
-                    [b[0] * w, b[1] * h, b[2] * w, b[3] * h]
-                } else {
-                    let [pcx, pcy, pw, ph] = self.prior(r);
-                    corners(pcx + b[0] * 0.1 * pw, pcy + b[1] * 0.1 * ph, pw * side(b[2] * 0.2), ph * side(b[3] * 0.2))
-                };
-                emit.push(RawDetection { bounds, score, class: class as u32, anchor: r as u32, reserved: 0 });
-            },
-        );
+        let mut first = 0;
+        for table in &self.tables {
+            let OutputRef { values, view } = outputs[table.scores];
+            let scores = self.scores(view);
+            let boxes = matrix(outputs[table.boxes].view);
+            let is_plain = self.activation == Activation::None && table.iou.is_none();
+            scan(
+                values,
+                &scores.columns(self.first_class, self.classes),
+                if is_plain { filter.threshold } else { f32::NEG_INFINITY },
+                filter.multi_label,
+                |_| true,
+                |r, class, value| {
+                    let mut score = match self.activation {
+                        Activation::None => value,
+                        Activation::Logistic => logistic(value),
+                        Activation::Softmax => {
+                            let all = 0..self.first_class + self.classes;
+                            1.0 / all.map(|c| (scores.at(values, r, c) - value).min(60.0).exp()).sum::<f32>()
+                        }
+                    };
+                    if let Some(iou) = table.iou {
+                        let iou = matrix(outputs[iou].view).at(outputs[iou].values, r, 0);
+                        score = (score * iou.clamp(0.0, 1.0)).sqrt();
+                    }
+                    if score.is_nan() || score < filter.threshold {
+                        return;
+                    }
+                    let d = [0, 1, 2, 3].map(|k| boxes.at(outputs[table.boxes].values, r, k));
+                    let bounds = self.bounds(d, first + r);
+                    let anchor = (first + r) as u32;
+                    emit.push(RawDetection { bounds, score, class: class as u32, anchor, reserved: 0 });
+                },
+            );
+            first += table.anchors;
+        }
     }
 
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        let (workgroups, row) = spread(self.anchors);
-        let scores = Matrix::of(&views[self.scores], 1, 2).columns(self.first_class, self.classes);
-        let boxes = box_table(&views[self.boxes]);
-        let variant = super::builder(STEM, SHADER, row, precision)
-            .u32("ANCHORS", self.anchors)
-            .u32("CLASSES", self.classes)
-            .bool("DECODED", self.decoded)
-            .f32("INPUT_W", self.input_px[0] as f32)
-            .f32("INPUT_H", self.input_px[1] as f32)
-            .u32("CLASS_OFFSET", scores.offset)
-            .u32("CLASS_ROW_STRIDE", scores.row_stride)
-            .u32("CLASS_COLUMN_STRIDE", scores.column_stride)
-            .u32("BOX_OFFSET", boxes.offset)
-            .u32("BOX_ROW_STRIDE", boxes.row_stride)
-            .u32("BOX_COLUMN_STRIDE", boxes.column_stride)
-            .line("fn prior_of(", &self.prior_wgsl())
-            .build(workgroups);
-        vec![(variant, vec![self.scores, self.boxes])]
+        let (code, unit_px) = match self.code {
+            BoxCode::Corners { unit_px } => (0, unit_px),
+            BoxCode::Exponential { .. } => (1, [1.0; 2]),
+            BoxCode::Linear => (2, [1.0; 2]),
+            BoxCode::Distances => (3, [1.0; 2]),
+        };
+        let (point, clip_px) = match self.priors {
+            Priors::Grid { point, clip_px, .. } => (point, clip_px),
+            _ => (0.5, UNCLIPPED),
+        };
+        let [centre, size] = self.variances();
+        let mut first = 0;
+        let variant_of = |table: &ScoreTable| {
+            let (workgroups, row) = spread(table.anchors);
+            let scores = self.scores(&views[table.scores]);
+            let boxes = matrix(&views[table.boxes]);
+            // At most one further buffer: GLES promises four in all.
+            let (further, iou_of) = match (&self.priors, table.iou) {
+                (Priors::Listed(_), _) => ("var<storage, read> priors: array<vec4<f32>>;", "1.0".to_string()),
+                (_, Some(iou)) => {
+                    let m = matrix(&views[iou]);
+                    let at = format!("f32(iou[{}u + row * {}u])", m.offset, m.row_stride);
+                    ("var<storage, read> iou: array<S>;", at)
+                }
+                _ => ("", "1.0".to_string()),
+            };
+            let further = if further.is_empty() { String::new() } else { format!("@group(0) @binding(3) {further}") };
+            let variant = super::builder(STEM, SHADER, row, precision)
+                .line("@group(0) @binding(3)", &further)
+                .u32("ANCHORS", table.anchors)
+                .u32("FIRST", first)
+                .u32("CLASSES", self.classes)
+                .u32("FIRST_CLASS", self.first_class)
+                .u32("ACTIVATION", self.activation as usize)
+                .bool("WITH_IOU", table.iou.is_some())
+                .u32("CODE", code)
+                .f32("UNIT_W", unit_px[0])
+                .f32("UNIT_H", unit_px[1])
+                .f32("CENTRE_VARIANCE", centre)
+                .f32("SIZE_VARIANCE", size)
+                .f32("POINT", point)
+                .line(
+                    "const CLIP_PX",
+                    &format!("const CLIP_PX = vec2<f32>({}, {});", f32_literal(clip_px[0]), f32_literal(clip_px[1])),
+                )
+                .u32("SCORE_OFFSET", scores.offset)
+                .u32("SCORE_ROW_STRIDE", scores.row_stride)
+                .u32("SCORE_COLUMN_STRIDE", scores.column_stride)
+                .u32("BOX_OFFSET", boxes.offset)
+                .u32("BOX_ROW_STRIDE", boxes.row_stride)
+                .u32("BOX_COLUMN_STRIDE", boxes.column_stride)
+                .line("fn prior_of(", &self.priors.wgsl())
+                .line("fn iou_of(", &format!("fn iou_of(row: u32) -> f32 {{ return {iou_of}; }}"))
+                .build(workgroups);
+            first += table.anchors;
+            let mut bound = vec![table.scores, table.boxes];
+            bound.extend(table.iou);
+            (variant, bound)
+        };
+        self.tables.iter().map(variant_of).collect()
+    }
+
+    fn has_details(&self) -> bool {
+        self.landmarks > 0
+    }
+
+    fn details(&self, outputs: &[OutputRef<'_>], anchor: u32) -> Details {
+        let mut row = anchor as usize;
+        for table in &self.tables {
+            if row >= table.anchors {
+                row -= table.anchors;
+                continue;
+            }
+            let Some((output, first)) = table.landmarks else { break };
+            let rows = matrix(outputs[output].view);
+            let [pcx, pcy, pw, ph] = self.priors.at(anchor as usize);
+            let factor = self.variances()[0];
+            let at = |k: usize| rows.at(outputs[output].values, row, first + k);
+            let landmarks = (0..self.landmarks)
+                .map(|m| [pcx + at(2 * m) * factor * pw, pcy + at(2 * m + 1) * factor * ph])
+                .collect();
+            return Details { landmarks, ..Details::default() };
+        }
+        Details::default()
     }
 }
 
