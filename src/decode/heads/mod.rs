@@ -3,6 +3,7 @@
 pub mod blazeface;
 mod darknet;
 pub mod detection_grid;
+pub mod detection_output;
 pub mod end_to_end;
 mod faces;
 pub mod fastestdet;
@@ -16,6 +17,7 @@ pub mod row_details;
 pub mod scrfd;
 pub mod semantic;
 pub mod ssd;
+pub mod ssd_raw;
 pub mod yolo_anchors;
 pub mod yolo_maps;
 pub mod yolo_v8;
