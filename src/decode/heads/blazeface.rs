@@ -29,7 +29,7 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let anchors = priors.len();
     let boxes = faces::table(signature, anchors, 4 + 2 * LANDMARKS)?;
     let scores = faces::table(signature, anchors, 1)?;
-    let is_done = signature.origins(scores).iter().any(|o| *o == "Sigmoid");
+    let is_done = signature.origins(scores).contains(&"Sigmoid");
     let head = Ssd {
         tables: vec![ScoreTable { scores, boxes, anchors, landmarks: Some((boxes, 4)), iou: None }],
         activation: if is_done { Activation::None } else { Activation::Logistic },

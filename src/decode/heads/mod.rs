@@ -2,6 +2,7 @@
 
 pub mod blazeface;
 mod darknet;
+pub mod decoded_tables;
 pub mod detection_grid;
 pub mod detection_output;
 pub mod end_to_end;
@@ -19,7 +20,9 @@ pub mod semantic;
 pub mod ssd;
 pub mod ssd_raw;
 pub mod yolo_anchors;
+pub mod yolo_fastest_v2;
 pub mod yolo_maps;
+pub mod yolo_v2_maps;
 pub mod yolo_v8;
 pub mod yunet;
 pub mod yunet_2021;

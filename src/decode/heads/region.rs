@@ -16,15 +16,15 @@ use crate::shader::{Precision, Variant};
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Region {
-    output: usize,
-    rows: usize,
-    cols: usize,
-    anchors_cells: Vec<[f32; 2]>,
-    coords: usize,
-    classes: usize,
-    softmax: bool,
+    pub output: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub anchors_cells: Vec<[f32; 2]>,
+    pub coords: usize,
+    pub classes: usize,
+    pub softmax: bool,
     /// Width and height of the network's input.
-    input_px: [usize; 2],
+    pub input_px: [usize; 2],
 }
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
