@@ -174,8 +174,10 @@ fn check(gpu: &Gpu, case: &Case, precision: Precision, threshold: f32) -> usize 
     let (head, kept) = read_detections(&bytes).expect("detections");
     assert_eq!(head.candidates as usize, count);
     assert_eq!(kept, nms::twin(&header, &found), "{name}");
+    // Other heads' landmarks are read from the outputs on the host.
+    let shown = if case.head.cell_points().is_empty() { &[][..] } else { &kept[..] };
     let points = PointList::read(&bytes, &head);
-    for (i, d) in kept.iter().enumerate() {
+    for (i, d) in shown.iter().enumerate() {
         let (found, expected) = (points.of_detection(i), case.head.details(&outputs, d.anchor).landmarks);
         assert_eq!(found.len(), expected.len(), "{name} {precision:?}: points of {d:?}");
         for (p, q) in found.iter().zip(expected.into_iter().map(|q| letterbox.pixel_from_model(q))) {
