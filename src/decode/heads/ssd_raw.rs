@@ -104,7 +104,8 @@ fn find_priors(signature: &Signature<'_>, anchors: usize) -> Result<(Vec<[f32; 4
     let graph = signature.graph;
     let fits = |&id: &ValueId| {
         let shape = &graph.fact(id).shape;
-        let known = [&[anchors, 4][..], &[1, anchors, 4], &[1, 2, 4 * anchors], &[2, 4 * anchors]];
+        let numbers = anchors.saturating_mul(4);
+        let known = [&[anchors, 4][..], &[1, anchors, 4], &[1, 2, numbers], &[2, numbers]];
         graph.fact(id).constant.is_some() && known.contains(&&shape[..])
     };
     let mut found: Vec<ValueId> = graph.outputs.iter().copied().filter(fits).collect();
