@@ -11,6 +11,7 @@ use super::ssd::Ssd;
 use crate::convert::ChannelOrder;
 use crate::decode::head::{Fitted, Signature, cell_count, grids};
 use crate::decode::labels::Labels;
+use crate::infer::tensor::Tensor;
 use crate::letterbox::Fit;
 
 /// Input of PP-YOLOE that its boxes are divided by: height, then width.
@@ -31,18 +32,22 @@ pub fn fit_damo_yolo(signature: &Signature<'_>) -> Result<Fitted, String> {
 /// PP-YOLOE: stretched, RGB, mean and deviation of ImageNet.
 pub fn fit_pp_yoloe(signature: &Signature<'_>) -> Result<Fitted, String> {
     let mut head = tables(signature, true)?;
-    for (name, _) in signature.further_inputs() {
-        match name {
-            SCALE_FACTOR => head.inputs.push(signature.input_of(name, &[1.0; 2])?),
-            IM_SHAPE => {
-                let size = [signature.height as f32, signature.width as f32];
-                head.inputs.push(signature.input_of(name, &size)?);
-            }
-            other => return Err(format!("nothing is known of its input '{other}'")),
-        }
-    }
-    let imagenet = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
-    Ok(fitted(head, imagenet, Fit::Stretch))
+    head.inputs = paddle_inputs(signature)?;
+    Ok(fitted(head, super::lists::IMAGENET, Fit::Stretch))
+}
+
+/// Values of the inputs beside the picture that Paddle's detectors have: boxes in pixels of the network's input.
+///
+/// # Errors
+/// When there is another input.
+pub(super) fn paddle_inputs(signature: &Signature<'_>) -> Result<Vec<(String, Tensor)>, String> {
+    let size = [signature.height as f32, signature.width as f32];
+    let value = |name| match name {
+        SCALE_FACTOR => signature.input_of(name, &[1.0; 2]),
+        IM_SHAPE => signature.input_of(name, &size),
+        other => Err(format!("nothing is known of its input '{other}'")),
+    };
+    signature.further_inputs().into_iter().map(|(name, _)| value(name)).collect()
 }
 
 fn fitted(head: Ssd, (mean, std): ([f32; 3], [f32; 3]), fit: Fit) -> Fitted {

@@ -274,7 +274,7 @@ mod tests {
         assert!(both.contains("end_to_end") && both.contains("yolo_v6"), "{both}");
         assert_eq!(name(&[1, 126, 6], &[("end2end", "True")]), Ok("end_to_end"));
         assert_eq!(name(&[1, 300, 6], &[]), Ok("end_to_end"));
-        assert!(name(&[1, 300, 6], &[("head", "RTDETRDecoder")]).is_err());
+        assert_eq!(name(&[1, 300, 6], &[("head", "RTDETRDecoder")]), Ok("rt_detr"));
         assert!(name(&[1, 2000, 6], &[]).is_err());
         assert_eq!(name(&[1, 2000, 6], &[("end2end", "True")]), Ok("end_to_end"));
         assert!(name(&[1, 300, 57], &[]).is_err());

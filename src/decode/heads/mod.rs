@@ -1,6 +1,7 @@
 //! One file per head family; each has a shader of the same stem in `shaders/decode`, if it runs on a GPU at all.
 
 pub mod blazeface;
+pub mod classifier;
 mod darknet;
 pub mod decoded_tables;
 pub mod detection_grid;
@@ -11,6 +12,7 @@ pub mod fastestdet;
 pub mod gaussian_yolo;
 pub mod gfl;
 pub mod grid_anchor_free;
+pub mod lists;
 pub mod priors;
 pub mod region;
 pub mod retinaface;
@@ -19,10 +21,12 @@ pub mod scrfd;
 pub mod semantic;
 pub mod ssd;
 pub mod ssd_raw;
+pub mod transformer;
 pub mod yolo_anchors;
 pub mod yolo_fastest_v2;
 pub mod yolo_maps;
 pub mod yolo_v2_maps;
+pub mod yolo_v3_selected;
 pub mod yolo_v8;
 pub mod yunet;
 pub mod yunet_2021;
