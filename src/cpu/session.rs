@@ -27,6 +27,9 @@ pub enum CpuError {
 /// Activations and constants of one network may take this much.
 const MEMORY_LIMIT_BYTES: usize = if cfg!(target_pointer_width = "32") { 1 << 30 } else { 8 << 30 };
 
+/// The buffer that an output lies in, and where.
+pub type OutputPlaced<'a> = (Cow<'a, [f32]>, Cow<'a, View>);
+
 /// A plan ready to run: memory allocated, weights packed, threads waiting.
 pub struct CpuSession {
     plan: Arc<Plan>,
@@ -129,7 +132,7 @@ impl CpuSession {
     ///
     /// # Errors
     /// When nothing was computed yet.
-    pub fn outputs(&mut self) -> Result<Vec<(Cow<'_, [f32]>, Cow<'_, View>)>, CpuError> {
+    pub fn outputs(&mut self) -> Result<Vec<OutputPlaced<'_>>, CpuError> {
         let CpuSession { plan, memory, host, .. } = self;
         let ids: Vec<BufferId> = plan.outputs.iter().map(|(_, view)| view.buffer).collect();
         let dense = |tensor: &Tensor| {

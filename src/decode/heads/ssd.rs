@@ -422,7 +422,7 @@ mod tests {
             let score = |c: usize| tables[1].at(&[0, a, c]);
             let best = (0..7).max_by(|&x, &y| score(x).total_cmp(&score(y))).unwrap();
             if score(best) >= 0.8 {
-                let b = |k: usize| tables[0].at(&[0, a, 0, k]) * if k % 2 == 0 { 96.0 } else { 64.0 };
+                let b = |k: usize| tables[0].at(&[0, a, 0, k]) * if k.is_multiple_of(2) { 96.0 } else { 64.0 };
                 expected.push((a, best, score(best), [b(0), b(1), b(2), b(3)]));
             }
         }

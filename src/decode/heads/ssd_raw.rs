@@ -254,7 +254,7 @@ mod tests {
             let p = |c: usize| tables[0].at(&[0, a, c]);
             let best = (1..4).max_by(|&a, &b| p(a).total_cmp(&p(b))).unwrap();
             if p(best) >= 0.6 {
-                let b = |k: usize| tables[1].at(&[0, a, k]) * if k % 2 == 0 { 96.0 } else { 64.0 };
+                let b = |k: usize| tables[1].at(&[0, a, k]) * if k.is_multiple_of(2) { 96.0 } else { 64.0 };
                 expected.push((a, best - 1, p(best), [b(0), b(1), b(2), b(3)]));
             }
         }
