@@ -37,7 +37,7 @@ fn report(output: &Output) -> Value {
 fn input_and_output(folder: &Path) -> (PathBuf, PathBuf) {
     let input = folder.join("in.npy");
     let mut header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 192, 192), }".to_string();
-    while (10 + header.len() + 1) % 64 != 0 {
+    while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');
