@@ -4,7 +4,8 @@
     python scripts/table_heads.py
     python scripts/table_heads.py --eyas target/debug/eyas --backends cpu --only scrfd
 
-Faces with landmarks, SSD with and without priors, rows of DetectionOutput, decoded tables, Yolo-FastestV2, maps of YOLOv2.
+Faces with landmarks, SSD with and without priors, rows of DetectionOutput, decoded tables, Yolo-FastestV2, maps of YOLOv2,
+transformers, lists that a graph has chosen itself, classifiers; inputs without a batch and of bytes.
 No trained weights are needed: each network is written here, with the outputs' names and shapes of the files it stands
 for, and with random numbers as outputs. What they mean is computed in 64-bit floats from the outputs of ONNX Runtime,
 apart from eyas. Also tried: networks that must be refused, with the reason. Exit code 1 on a difference.
@@ -41,25 +42,37 @@ TINY_YOLO_V2_ANCHORS = [(1.08, 1.19), (3.42, 4.41), (6.63, 11.38), (9.42, 5.11),
 # ---------------------------------------------------------------- networks
 
 
-def network(path, outputs, size, constants=None, inputs=None, keep_above=None):
+def network(path, outputs, size, constants=None, inputs=None, integers=None, keep_above=None, layout="nchw"):
     """Writes a network with these outputs: name -> (values, operator before the end).
 
-    "Conv": the values are the bias of a convolution; "Sigmoid", "Softmax": applied to the values; "Add": the values.
+    "Conv": the values are the bias of a convolution; "Sigmoid", "Softmax": applied to the values; "Add": the values;
+    "Cast": the values as integers. `inputs`, `integers`: shapes of further inputs. `layout`: of the picture, "nchw", "chw", or
+    "bytes" for [1, height, width, 3] of bytes.
     `constants`: outputs that do not depend on the picture. `keep_above`: the output is reduced to its rows [1, 1, k, 7] with
     a larger score, so that its size is only known when it is computed.
     """
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
-        helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
+    nodes = {
+        "nchw": [helper.make_node("Identity", ["images"], ["picture"])],
+        "chw": [helper.make_node("Unsqueeze", ["images", "batch_axis"], ["picture"])],
+        "bytes": [
+            helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["levels"], ["picture"], perm=[0, 3, 1, 2]),
+        ],
+    }[layout]
+    nodes += [
+        helper.make_node("GlobalAveragePool", ["picture"], ["pooled"]),
+        helper.make_node("ReduceMean", ["picture"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["mean", "nothing"], ["zero"]),
     ]
     tensors, infos = [numpy_helper.from_array(np.float32(0), "nothing")], []
+    if layout == "chw":
+        tensors.append(numpy_helper.from_array(np.array([0]), "batch_axis"))
 
     def tensor(name, values):
         tensors.append(numpy_helper.from_array(np.asarray(values), name))
 
-    def declare(name, shape):
-        infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    def declare(name, shape, kind=TensorProto.FLOAT):
+        infos.append(helper.make_tensor_value_info(name, kind, shape))
 
     for name, (values, last) in outputs.items():
         values = np.asarray(values, np.float32)
@@ -74,10 +87,10 @@ def network(path, outputs, size, constants=None, inputs=None, keep_above=None):
             tensor(f"{name}_base", values)
             nodes.append(helper.make_node("Add", [f"{name}_base", "zero"], [before]))
             if last != "Add":
-                axis = {"axis": -1} if last == "Softmax" else {}
-                nodes.append(helper.make_node(last, [before], [name], **axis))
+                attributes = {"Softmax": {"axis": -1}, "Cast": {"to": TensorProto.INT64}}.get(last, {})
+                nodes.append(helper.make_node(last, [before], [name], **attributes))
         if keep_above is None:
-            declare(name, values.shape)
+            declare(name, values.shape, TensorProto.INT64 if last == "Cast" else TensorProto.FLOAT)
         else:
             for constant, value in (("column", [2]), ("flat", [-1]), ("first", [0])):
                 tensor(constant, np.array(value, np.int64))
@@ -94,8 +107,11 @@ def network(path, outputs, size, constants=None, inputs=None, keep_above=None):
     for name, values in (constants or {}).items():
         tensor(name, values)
         declare(name, values.shape)
-    images = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size[1], size[0]])]
+    kind = TensorProto.UINT8 if layout == "bytes" else TensorProto.FLOAT
+    shape = {"nchw": [1, 3, size[1], size[0]], "chw": [3, size[1], size[0]], "bytes": [1, size[1], size[0], 3]}[layout]
+    images = [helper.make_tensor_value_info("images", kind, shape)]
     images += [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in (inputs or {}).items()]
+    images += [helper.make_tensor_value_info(n, TensorProto.INT64, shape) for n, shape in (integers or {}).items()]
     graph = helper.make_graph(nodes, "tables", images, infos, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
@@ -188,6 +204,44 @@ def cases(random):
     outputs = {"grid": (normal(0, 1.5, (1, 125, 3, 5)), "Conv")}
     yield Case("tiny_yolo_v2_maps", outputs, region_objects, iou=0.45, conf=0.2, head="tiny_yolo_v2_maps")
     yield Case("maps of YOLOv2 without a name", outputs, reason="tiny_yolo_v2_maps")
+
+    queries = np.concatenate([uniform(0.1, 0.9, (1, 100, 2)), uniform(0, 0.5, (1, 100, 2)), uniform(0, 1, (1, 100, 13))], axis=2)
+    yield Case("rt_detr", {"output0": (queries, "Add")}, queries_of("output0", 4, False), iou=1, conf=0.97)
+    outputs = {"pred_logits": (normal(0, 3, (1, 100, 6)), "Conv"), "pred_boxes": (queries[..., :4], "Add")}
+    yield Case("detr", outputs, queries_of("pred_logits", 0, True), iou=1)
+
+    rows = uniform(0, 1, 30)
+    corners = np.concatenate([uniform(0, 50, (30, 2)), uniform(60, 150, (30, 2))], axis=1)
+    kinds = random.integers(1, 11, 30)
+    outputs = {"labels": (kinds[None], "Cast"), "boxes": (corners[None], "Add"), "scores": (rows[None], "Add")}
+    yield Case("detr_lists", outputs, lists("labels", "boxes", "scores"), iou=1, integers={"orig_target_sizes": [1, 2]})
+    outputs = {"7": (corners, "Add"), "8": (kinds, "Cast"), "9": (rows, "Add")}
+    yield Case("torchvision", outputs, lists("8", "7", "9", first=1), iou=1, layout="chw")
+    fractions = corners[:, [1, 0, 3, 2]] / [HEIGHT, WIDTH, HEIGHT, WIDTH]
+    outputs = {
+        "num_detections": ([30], "Add"),
+        "detection_boxes": (fractions[None], "Add"),
+        "detection_scores": (rows[None], "Add"),
+        "detection_classes": (kinds[None], "Add"),
+    }
+    decode = lists("detection_classes", "detection_boxes", "detection_scores", first=1, order=[1, 0, 3, 2], unit=(WIDTH, HEIGHT))
+    yield Case("tf_detection, bytes", outputs, decode, iou=1, layout="bytes")
+    outputs = {"out": (np.concatenate([kinds[:, None], rows[:, None], corners], axis=1), "Add"), "count": ([30], "Cast")}
+    yield Case("pp_yoloe_nms", outputs, columns("out", 0, 1, 2), iou=1, inputs={"scale_factor": [1, 2]})
+    outputs = {"out": (np.concatenate([0 * rows[:, None], corners, kinds[:, None], rows[:, None]], axis=1), "Add")}
+    yield Case("yolo_v7_nms", outputs, columns("out", 5, 6, 1), iou=1)
+    outputs = {
+        "boxes": (corners[None][..., [1, 0, 3, 2]], "Add"),
+        "scores": (uniform(0, 1, (1, 11, 30)), "Add"),
+        "indices": (np.stack([0 * kinds, kinds, np.arange(30)], axis=1), "Cast"),
+    }
+    yield Case("yolo_v3_selected", outputs, selected, iou=1, inputs={"image_shape": [1, 2]})
+    for last in ("Conv", "Softmax"):
+        outputs = {"output": (normal(0, 1, (1, 20)), last)}
+        yield Case(f"classifier, scores by {last}", outputs, best_classes(last == "Conv"), iou=1, conf=0.02)
+    outputs = {"output": (normal(0, 1, (1, 20)), "Add")}
+    reason = "further input 'sizes'"
+    yield Case("an input that nothing is known of", outputs, head="classifier", reason=reason, integers={"sizes": [1, 2]})
 
 
 # ---------------------------------------------------------------- what the outputs mean: class, score, box, landmarks
@@ -321,6 +375,51 @@ def region_objects(outputs):
                 yield best, logistic(v[4]) * shares[best], box, None
 
 
+def queries_of(scores, first_class, logits):
+    def decode(outputs):
+        boxes = outputs["pred_boxes"] if logits else outputs[scores]
+        for box, row in zip(boxes[0], outputs[scores][0], strict=True):
+            shares = np.exp(row)[:-1] / np.exp(row).sum() if logits else row[first_class:]
+            best = int(shares.argmax())
+            cx, cy, w, h = box[:4] * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+            yield best, shares[best], from_centre(cx, cy, w, h), None
+
+    return decode
+
+
+def lists(labels, boxes, scores, first=0, order=(0, 1, 2, 3), unit=(1, 1)):
+    def decode(outputs):
+        of = [outputs[name] for name in (labels, boxes, scores)]
+        rows = zip(of[0].reshape(-1), of[1].reshape(-1, 4), of[2].reshape(-1), strict=True)
+        for kind, box, score in rows:
+            yield int(kind) - first, score, box[list(order)] * [*unit, *unit], None
+
+    return decode
+
+
+def columns(name, kind, score, box):
+    def decode(outputs):
+        for row in outputs[name]:
+            yield int(row[kind]), row[score], row[box : box + 4], None
+
+    return decode
+
+
+def selected(outputs):
+    for _, kind, n in outputs["indices"].astype(int):
+        yield kind, outputs["scores"][0, kind, n], outputs["boxes"][0, n, [1, 0, 3, 2]], None
+
+
+def best_classes(logits):
+    def decode(outputs):
+        row = outputs["output"][0]
+        shares = np.exp(row) / np.exp(row).sum() if logits else row
+        for best in np.argsort(-shares)[:5]:
+            yield int(best), shares[best], [0, 0, WIDTH, HEIGHT], None
+
+    return decode
+
+
 # ---------------------------------------------------------------- comparison
 
 
@@ -342,7 +441,8 @@ def suppress(found, threshold):
 
 def reference(case, path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    values = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()}
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
+    values = {i.name: np.zeros(i.shape, kinds[i.type]) for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
     outputs = {n: v.astype(np.float64) for n, v in zip(names, session.run(names, values), strict=True)}
     return suppress([d for d in case.decode(outputs) if d[1] >= case.conf], case.iou)
