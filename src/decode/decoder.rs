@@ -18,7 +18,7 @@ use crate::shader::Precision;
 /// What a user may override; `None` takes the default of the network's kind.
 #[derive(Clone, Debug, Default)]
 pub struct DecodeOptions {
-    /// Name of a head, as in [`super::head::REGISTRY`].
+    /// Name of a head, as in [`super::head::REGISTRY`] and [`super::head::SECTIONS`].
     pub head: Option<String>,
     pub score_threshold: Option<f32>,
     pub iou_threshold: Option<f32>,

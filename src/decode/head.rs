@@ -192,7 +192,7 @@ pub struct HeadKind {
     pub fit: fn(&Signature<'_>) -> Result<Fitted, String>,
 }
 
-/// Every kind of head. `recognise` tries them all; more than one that fits is an error.
+/// Every kind of head that outputs and metadata tell. `recognise` tries them all; more than one that fits is an error.
 pub const REGISTRY: &[HeadKind] = &[
     HeadKind { name: "yolox", fit: heads::grid_anchor_free::fit_yolox },
     HeadKind { name: "yolo_v8", fit: heads::yolo_v8::fit_v8 },
@@ -238,6 +238,10 @@ pub const REGISTRY: &[HeadKind] = &[
     HeadKind { name: "yolo_v3_selected", fit: heads::yolo_v3_selected::fit },
     HeadKind { name: "classifier", fit: heads::classifier::fit },
     HeadKind { name: "semantic", fit: heads::semantic::fit },
+];
+
+/// Heads that sections of a Darknet cfg describe. A file that has such sections ends in no other.
+pub const SECTIONS: &[HeadKind] = &[
     HeadKind { name: "darknet", fit: heads::yolo_anchors::fit },
     HeadKind { name: "region", fit: heads::region::fit },
     HeadKind { name: "detection_grid", fit: heads::detection_grid::fit },
@@ -486,10 +490,11 @@ fn fit(kind: &HeadKind, signature: &Signature<'_>) -> Result<Fitted, String> {
 /// When the input is no picture, or when no head or more than one fits: the message names them.
 pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, DecodeError> {
     let signature = Signature::new(graph, name.is_some())?;
-    let known = || REGISTRY.iter().map(|k| k.name).collect::<Vec<_>>().join("|");
+    let all = || REGISTRY.iter().chain(SECTIONS);
+    let known = || all().map(|k| k.name).collect::<Vec<_>>().join("|");
     let (kind, fitted) = match name {
         Some(name) => {
-            let Some(kind) = REGISTRY.iter().find(|k| k.name == name) else {
+            let Some(kind) = all().find(|k| k.name == name) else {
                 return Err(DecodeError::UnknownHead { name: name.to_string(), known: known() });
             };
             let fitted =
@@ -497,8 +502,9 @@ pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, Decode
             (kind, fitted)
         }
         None => {
+            let kinds = if graph.darknet_heads.is_empty() { REGISTRY } else { SECTIONS };
             let mut fits: Vec<(&HeadKind, Fitted)> =
-                REGISTRY.iter().filter_map(|k| fit(k, &signature).ok().map(|f| (k, f))).collect();
+                kinds.iter().filter_map(|k| fit(k, &signature).ok().map(|f| (k, f))).collect();
             if fits.len() > 1 {
                 let candidates = fits.iter().map(|(k, _)| k.name).collect::<Vec<_>>().join("|");
                 return Err(DecodeError::Ambiguous { outputs: signature.describe(), candidates });
