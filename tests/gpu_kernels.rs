@@ -87,7 +87,11 @@ fn disagreements(gpu: &Gpu, precision: Precision, cases: &[Case]) -> Vec<String>
             let touched = positions(&case.step.writes[0]);
             let dst = case.step.writes[0].buffer.0;
             let largest = touched.iter().map(|&at| expected[dst][at].abs()).fold(0.0, f32::max);
-            let tolerance = largest * if precision == Precision::F16 { 2e-3 } else { 1e-5 };
+            // A product of many small numbers is less than the least that f16 holds, 2^-24.
+            let tolerance = match precision {
+                Precision::F16 => largest * 2e-3 + 2f32.powi(-24),
+                Precision::F32 => largest * 1e-5,
+            };
             for (i, (buffer, expected)) in buffers.iter().zip(&expected).enumerate() {
                 let got = gpu.download_f32(buffer, expected.len(), precision).expect("download");
                 let bad = |(got, want): (&f32, &f32)| got.is_nan() != want.is_nan() || (got - want).abs() > tolerance;
