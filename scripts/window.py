@@ -70,8 +70,8 @@ class Window:
         return int(words["WIDTH"]), int(words["HEIGHT"])
 
     def shot(self, path):
-        """The window's pixels as they are on the display."""
-        run("import", "-window", self.id[0], path, check=True)
+        """The window's pixels as they are on the display, once it is there: after it was minimised it takes a while."""
+        until("a screenshot", lambda: run("import", "-window", self.id[0], path).returncode == 0)
         return pixels(path)
 
     def saved(self):
@@ -150,7 +150,8 @@ def every_key(eyas, api, pictures):
         def still():
             one = shot("paused")
             time.sleep(1)
-            return (one == shot("paused")).all()
+            two = shot("paused")
+            return one.shape == two.shape and (one == two).all()
 
         until("playing", lambda: not still())
         shot("playing")
