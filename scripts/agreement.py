@@ -81,6 +81,11 @@ class OnnxReference:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         self.path = str(path)
+        graph = onnx.load(self.path).graph
+        self.quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
+        if self.quantised:
+            # On processors without VNNI the fused integer kernels saturate sums of two products at 16 bits, and are wrong.
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         first, *others = self.session.get_inputs()
         self.input = first.name
@@ -89,9 +94,7 @@ class OnnxReference:
             self.shape[2:] = size[::-1]
         # The second input of the DETR family is the size to which boxes are scaled.
         self.others = {i.name: np.array([self.shape[:1:-1]], np.int64) for i in others}
-        graph = onnx.load(self.path).graph
         self.half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in graph.initializer)
-        self.quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
         self.names = [o.name for o in self.session.get_outputs()]
         self.head = decoders.HEADS[head] if head else None
 
