@@ -127,8 +127,11 @@ pub trait Head: Debug + Send + Sync {
     }
 
     /// The shaders that append the same candidates (best class of each anchor only) to a buffer, each with the indices
-    /// of the outputs it binds, in order, after the candidates buffer. `views` are those of all outputs.
-    fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)>;
+    /// of the outputs it binds, in order, after the candidates buffer. `views` are those of all outputs. None where
+    /// [`Head::has_shader`] says so.
+    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
+        Vec::new()
+    }
 
     /// Where the landmarks of objects lie, for heads whose cells hold them and nothing else of [`Details`]; a GPU then finds
     /// them without the host. Empty where [`Head::details`] alone knows, or where there are none. All scales have as many.

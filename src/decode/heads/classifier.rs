@@ -9,9 +9,7 @@ use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::labels::Labels;
-use crate::infer::plan::View;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 /// Classes that come out.
 const BEST: usize = 5;
@@ -95,10 +93,6 @@ impl Head for Classifier {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

@@ -10,8 +10,6 @@ use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature};
 use crate::decode::scan::{Matrix, corners, scan};
 use crate::infer::graph::DarknetLayout;
-use crate::infer::plan::View;
-use crate::shader::{Precision, Variant};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -106,10 +104,6 @@ impl Head for DetectionGrid {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

@@ -9,10 +9,8 @@ use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::labels::Labels;
 use crate::decode::scan::Matrix;
-use crate::infer::plan::View;
 use crate::infer::tensor::DType;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 const COLUMNS: usize = 7;
 
@@ -108,10 +106,6 @@ impl Head for DetectionOutput {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

@@ -10,8 +10,6 @@ use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::scan::{Matrix, corners, logistic, scan, side};
 use crate::infer::graph::{BoxPoint, DarknetLayout};
-use crate::infer::plan::View;
-use crate::shader::{Precision, Variant};
 
 /// Channels of an anchor besides its classes.
 const OWN: usize = 9;
@@ -131,10 +129,6 @@ impl Head for GaussianYolo {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

@@ -20,7 +20,6 @@ use crate::decode::scan::Matrix;
 use crate::infer::plan::View;
 use crate::infer::tensor::{DType, Tensor};
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 /// Class numbers that a row may have where no metadata name the classes.
 const UNNAMED_CLASSES: usize = 2048;
@@ -291,10 +290,6 @@ impl Head for Lists {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

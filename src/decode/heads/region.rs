@@ -10,8 +10,6 @@ use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature};
 use crate::decode::scan::{Matrix, corners, logistic, scan, side};
 use crate::infer::graph::DarknetLayout;
-use crate::infer::plan::View;
-use crate::shader::{Precision, Variant};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -108,10 +106,6 @@ impl Head for Region {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

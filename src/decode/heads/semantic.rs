@@ -11,9 +11,7 @@ use crate::decode::RawDetection;
 use crate::decode::head::{Details, Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::labels::Labels;
 use crate::decode::mask::{MaskGrid, Sampling};
-use crate::infer::plan::View;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 #[derive(Clone, Debug)]
 pub struct Semantic {
@@ -153,10 +151,6 @@ impl Head for Semantic {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 
     fn has_details(&self) -> bool {

@@ -12,10 +12,8 @@ use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression, cell_count, grids};
 use crate::decode::labels::Labels;
 use crate::decode::scan::{Matrix, corners, scan};
-use crate::infer::plan::View;
 use crate::infer::tensor::Tensor;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 /// Numbers of queries that published networks have.
 const QUERIES: [usize; 3] = [100, 300, 900];
@@ -171,10 +169,6 @@ impl Head for Transformer {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

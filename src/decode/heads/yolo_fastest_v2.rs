@@ -13,7 +13,6 @@ use crate::decode::labels::Labels;
 use crate::decode::scan::{Matrix, corners, scan};
 use crate::infer::plan::View;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 /// Of COCO, from 352×352: of stride 16, then of 32.
 const ANCHORS_PX: [[[f32; 2]; 3]; 2] =
@@ -173,10 +172,6 @@ impl Head for YoloFastestV2 {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 

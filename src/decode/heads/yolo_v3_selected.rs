@@ -10,7 +10,6 @@ use crate::decode::scan::Matrix;
 use crate::infer::plan::View;
 use crate::infer::tensor::Tensor;
 use crate::letterbox::Fit;
-use crate::shader::{Precision, Variant};
 
 #[derive(Clone, Debug)]
 struct Selected {
@@ -124,10 +123,6 @@ impl Head for Selected {
 
     fn has_shader(&self) -> bool {
         false
-    }
-
-    fn variants(&self, _views: &[View], _precision: Precision) -> Vec<(Variant, Vec<usize>)> {
-        Vec::new()
     }
 }
 
