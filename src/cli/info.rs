@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eyas::infer::graph::{Graph, ValueId};
+use eyas::infer::graph::{Declared, Graph, ValueId};
 use eyas::infer::plan::lower::Target;
 use eyas::infer::plan::memory::plan_arena;
 use eyas::infer::plan::step::BufferKind;
@@ -56,6 +56,25 @@ fn parameters(graph: &Graph) -> u64 {
     read.iter().filter_map(|&id| graph.fact(id).constant.as_ref()).map(|t| t.len() as u64).sum()
 }
 
+/// An input or output.
+struct Port {
+    name: String,
+    dtype: String,
+    /// `None` where it depends on the picture and the file does not say.
+    dims: Vec<Option<usize>>,
+}
+
+impl Port {
+    fn of(graph: &Graph, id: ValueId, declared: Option<&Declared>) -> Port {
+        let value = graph.value(id);
+        let (dtype, dims) = match declared {
+            Some(declared) if value.fact.late => (declared.dtype, declared.dims.clone()),
+            _ => (value.fact.dtype, value.fact.shape.iter().map(|&n| Some(n)).collect()),
+        };
+        Port { name: value.name.clone(), dtype: dtype.to_string(), dims }
+    }
+}
+
 pub fn run(args: &Args) -> Result<(), CliError> {
     let common = &args.common;
     let model = common.load_model()?;
@@ -67,16 +86,14 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let activation_bytes: usize =
         plan.buffers.iter().filter(|b| !matches!(b.kind, BufferKind::Constant(_))).map(|b| b.len_elements * 4).sum();
     let arena_bytes = plan_arena(&plan).len_elements * 4;
-    let port = |id: &ValueId| {
-        let v = graph.value(*id);
-        (v.name.clone(), v.fact.dtype.to_string(), v.fact.shape.clone())
-    };
-    let inputs: Vec<_> = graph.inputs.iter().map(port).collect();
-    let outputs: Vec<_> = graph.outputs.iter().map(port).collect();
+    let inputs: Vec<Port> = graph.inputs.iter().map(|&id| Port::of(graph, id, None)).collect();
+    let declared = |i: usize| graph.declared_outputs.get(i).and_then(Option::as_ref);
+    let outputs: Vec<Port> =
+        graph.outputs.iter().enumerate().map(|(i, &id)| Port::of(graph, id, declared(i))).collect();
     let kernels = kernel_counts(&plan);
     if args.json {
-        let as_json = |ports: &[(String, String, Vec<usize>)]| -> Vec<serde_json::Value> {
-            ports.iter().map(|(name, dtype, shape)| json!({"name": name, "dtype": dtype, "shape": shape})).collect()
+        let as_json = |ports: &[Port]| -> Vec<serde_json::Value> {
+            ports.iter().map(|p| json!({"name": p.name, "dtype": p.dtype, "shape": p.dims})).collect()
         };
         let value = json!({
             "model": graph.name,
@@ -101,8 +118,9 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     }
     print_line(&format!("{} ({:?})", graph.name, graph.format))?;
     for (kind, ports) in [("input", &inputs), ("output", &outputs)] {
-        for (name, dtype, shape) in ports {
-            print_line(&format!("  {kind:<7} {name} {dtype} {shape:?}"))?;
+        for Port { name, dtype, dims } in ports {
+            let dims: Vec<String> = dims.iter().map(|n| n.map_or("?".into(), |n| n.to_string())).collect();
+            print_line(&format!("  {kind:<7} {name} {dtype} [{}]", dims.join(", ")))?;
         }
     }
     match &head {

@@ -292,6 +292,11 @@ impl<'a> Signature<'a> {
         Some(Declared { dtype: fact.dtype, dims: fact.shape.iter().map(|&n| Some(n)).collect() })
     }
 
+    /// True for an output whose shape depends on the picture.
+    pub fn is_late(&self, output: usize) -> bool {
+        self.graph.fact(self.graph.outputs[output]).late
+    }
+
     /// True when the network takes the picture as bytes.
     pub fn takes_bytes(&self) -> bool {
         self.graph.fact(self.graph.inputs[self.picture.index]).dtype == DType::U8
@@ -338,7 +343,7 @@ impl<'a> Signature<'a> {
     /// The outputs as text.
     pub fn describe(&self) -> String {
         let late = |output: usize| match self.declared(output) {
-            _ if !self.graph.fact(self.graph.outputs[output]).late => None,
+            _ if !self.is_late(output) => None,
             Some(d) => {
                 let dims = d.dims.iter().map(|n| n.map_or("?".to_string(), |n| n.to_string()));
                 Some(format!("{} [{}]", d.dtype, dims.collect::<Vec<_>>().join(", ")))
@@ -369,6 +374,12 @@ impl<'a> Signature<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the metadata say that the network is ultralytics' RT-DETR.
+    pub fn is_rt_detr(&self) -> bool {
+        self.metadata("head") == Some("RTDETRDecoder")
+            || self.metadata("description").is_some_and(|text| text.to_lowercase().contains("rtdetr"))
     }
 
     /// Whether the metadata say that the rows that leave the network are final: no suppression is left to do.

@@ -3,10 +3,11 @@
 //! YOLOv10 and 26 with their one-to-one head, and whatever the ultralytics exporter writes with `nms=True`:
 //! `[1, K, 6]`, a row x0 y0 x1 y1 (pixels of the input), score, class as a number. Further columns as `row_details`
 //! describes them: M coefficients with prototypes in a second output, K · d numbers of keypoints, or one angle; with an
-//! angle the box is centre and size. Rows of padding are zero. Nothing is suppressed. Turned boxes are decoded on the CPU.
+//! angle the box is centre and size. Rows of padding are zero. Nothing is suppressed. Decoded on the CPU: turned boxes, and
+//! tables whose shape depends on the picture, as suppression inside the graph leaves them.
 //! Wang et al., "YOLOv10", arXiv 2405.14458.
 
-use super::row_details::{KeypointColumns, MaskColumns, RowDetails, keypoint_shape, tables};
+use super::row_details::{KeypointColumns, LateTable, MaskColumns, RowDetails, keypoint_shape, late_table, tables};
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
 use crate::decode::head::{Details, Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression, spread};
@@ -22,6 +23,9 @@ const SHADER: &str = include_str!("../../../shaders/decode/end_to_end.wgsl");
 /// Most rows that are taken for final detections unless the user says so.
 const MAX_ROWS: usize = 1000;
 
+/// Rows that are read at most where the file leaves their number open.
+const LATE_ROWS: usize = 65_536;
+
 /// Class numbers that a row may have where no metadata name the classes.
 const UNNAMED_CLASSES: usize = 2048;
 
@@ -33,17 +37,47 @@ pub struct EndToEnd {
     /// Index of the output.
     pub output: usize,
     pub classes: usize,
+    /// At most, where their number depends on the picture.
     pub rows: usize,
+    pub columns: usize,
+    /// The shape depends on the picture.
+    pub is_late: bool,
     pub details: RowDetails,
+}
+
+/// The number of columns that the metadata tell, for a table that does not.
+///
+/// # Errors
+/// When they do not.
+fn columns_of_task(signature: &Signature<'_>, prototypes: Option<(usize, usize)>) -> Result<usize, String> {
+    let further = match (signature.metadata("task"), prototypes) {
+        (Some("detect"), None) => Some(0),
+        (Some("segment"), Some((_, count))) => Some(count),
+        (Some("obb"), None) => Some(1),
+        (Some("pose"), None) => keypoint_shape(signature)?.map(|(count, numbers)| count * numbers),
+        _ => None,
+    };
+    further
+        .map(|n| PLAIN_COLUMNS + n)
+        .ok_or_else(|| format!("neither {} nor metadata tell the number of columns", signature.describe()))
 }
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     signature.check_task(&["detect", "segment", "pose", "obb"])?;
-    if signature.metadata("head") == Some("RTDETRDecoder") {
+    if signature.is_rt_detr() {
         return Err("its metadata say that its rows have one score a class".to_string());
     }
-    let found = tables(signature)?;
-    let (rows, columns) = (found.shape[1], found.shape[2]);
+    let (table, rows, columns, prototypes, is_late) = match (tables(signature), late_table(signature)) {
+        (Ok(found), _) => (found.table, found.shape[1], found.shape[2], found.prototypes, false),
+        (_, Some(LateTable { table, rows, columns, prototypes })) => {
+            if rows.is_none() && !signature.named && !signature.is_final() {
+                return Err("nothing says that its rows are final detections".to_string());
+            }
+            let columns = columns.map_or_else(|| columns_of_task(signature, prototypes), Ok)?;
+            (table, rows.unwrap_or(LATE_ROWS), columns, prototypes, true)
+        }
+        (Err(why), None) => return Err(why),
+    };
     let task = signature.metadata("task");
     if !signature.named && !signature.is_final() && rows > MAX_ROWS {
         return Err(format!("{rows} rows are more than final detections"));
@@ -52,7 +86,7 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let misfit = |what: &str| format!("{columns} columns are not box, score, class{what}");
     let mut details = RowDetails::default();
     let first = PLAIN_COLUMNS;
-    match (found.prototypes, further) {
+    match (prototypes, further) {
         (Some((prototypes, count)), _) => {
             if further != count || matches!(task, Some("detect" | "pose" | "obb")) {
                 return Err(misfit(&format!(" and {count} mask coefficients")));
@@ -77,9 +111,11 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let (mean, std) = super::UNIT;
     Ok(Fitted {
         head: Box::new(EndToEnd {
-            output: found.table,
+            output: table,
             classes: signature.named_classes().unwrap_or(UNNAMED_CLASSES),
             rows,
+            columns,
+            is_late,
             details,
         }),
         fit: Fit::LetterboxCentre { pad: 114 },
@@ -119,10 +155,19 @@ impl Head for EndToEnd {
         self.rows
     }
 
+    fn check(&self, outputs: &[OutputRef<'_>]) -> Result<(), String> {
+        match outputs[self.output].view.shape[..] {
+            [1, _, columns] if columns == self.columns => Ok(()),
+            ref other => {
+                Err(format!("output {} should be rows of {}, but has shape {other:?}", self.output, self.columns))
+            }
+        }
+    }
+
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
         let OutputRef { values, view } = outputs[self.output];
         let rows = self.matrix(view);
-        for row in 0..self.rows {
+        for row in 0..self.rows.min(rows.rows) {
             let score = rows.at(values, row, 4);
             let class = (rows.at(values, row, 5) + 0.5).floor();
             if score >= filter.threshold && score > 0.0 && (0.0..self.classes as f32).contains(&class) {
@@ -142,7 +187,7 @@ impl Head for EndToEnd {
     }
 
     fn has_shader(&self) -> bool {
-        self.details.angle.is_none()
+        self.details.angle.is_none() && !self.is_late
     }
 
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)> {
@@ -174,9 +219,10 @@ impl Head for EndToEnd {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Expected, Table, assert_same, decode, graph, noise, references};
+    use super::super::testing::{Expected, Table, assert_same, decode, graph, late, noise, references};
     use super::*;
-    use crate::decode::head::recognise;
+    use crate::decode::head::{Recognised, recognise};
+    use crate::infer::tensor::DType;
 
     #[test]
     fn rows_by_definition() {
@@ -258,6 +304,47 @@ mod tests {
         {
             assert!(of(columns, task, &[("kpt_shape", "[2, 2]")], prototypes).is_err(), "{columns} {task}");
         }
+    }
+
+    #[test]
+    fn rows_whose_number_depends_on_the_picture() {
+        const NMS: (&str, &str) = ("args", "{'batch': 1, 'nms': True}");
+        let of = |dims: [Option<usize>; 3], masks: bool, metadata: &[(&str, &str)]| -> Result<Recognised, String> {
+            let table: (&str, &[usize], &[&'static str]) = ("output0", &[1, 1, 1], &["NonMaxSuppression"]);
+            let prototypes: (&str, &[usize], &[&'static str]) = ("output1", &[1, 4, 8, 12], &["Conv"]);
+            let mut g = graph(96, 64, &if masks { vec![table, prototypes] } else { vec![table] });
+            late(&mut g, 0, DType::F32, &dims);
+            for (key, value) in metadata {
+                g.metadata.insert((*key).into(), (*value).into());
+            }
+            recognise(&g, None).map_err(|e| e.to_string())
+        };
+        let (one, open) = (Some(1), [None; 3]);
+        for (dims, columns, masks, metadata) in [
+            ([one, Some(300), Some(6)], 6, false, &[("task", "detect"), NMS][..]),
+            ([one, Some(300), Some(6)], 6, false, &[]),
+            (open, 6, false, &[("task", "detect"), NMS]),
+            (open, 7, false, &[("task", "obb"), NMS]),
+            (open, 12, false, &[("task", "pose"), ("kpt_shape", "[3, 2]"), NMS]),
+            (open, 10, true, &[("task", "segment"), NMS]),
+        ] {
+            let r = of(dims, masks, metadata).expect("recognised");
+            assert_eq!((r.name, r.head.has_shader()), ("end_to_end", false));
+            let mut next = noise(3);
+            // Fewer rows than the file promises.
+            let mut tables = vec![Table::new(&[1, 5, columns], |at| if at[2] == 5 { 2.0 } else { next() * 9.0 + 1.0 })];
+            if masks {
+                tables.push(Table::new(&[1, 4, 8, 12], |_| next() - 0.5));
+            }
+            references(&tables, |outputs| r.head.check(outputs).expect("fits"));
+            assert_eq!(decode(&*r.head, &tables, 0.5, false).len(), 5);
+            tables[0] = Table::new(&[1, 5, columns + 1], |_| 0.0);
+            references(&tables, |outputs| assert!(r.head.check(outputs).is_err()));
+        }
+        // Nothing says what the rows are.
+        assert!(of(open, false, &[]).is_err());
+        assert!(of(open, false, &[("task", "pose"), NMS]).is_err());
+        assert!(of([one, None, Some(6)], false, &[("task", "detect")]).is_err());
     }
 
     #[test]

@@ -295,18 +295,10 @@ impl Head for Lists {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Expected, Table, assert_same, decode, graph, noise, references};
+    use super::super::testing::{Expected, Table, assert_same, decode, graph, late, noise, references};
     use super::*;
     use crate::decode::head::{Recognised, recognise};
-    use crate::infer::graph::{Declared, Fact, Graph};
-
-    /// An output whose number of rows depends on the picture.
-    fn late(g: &mut Graph, output: usize, dtype: DType, dims: &[Option<usize>]) {
-        let id = g.outputs[output];
-        g.values[id.0].fact = Fact::late();
-        g.declared_outputs.resize(g.outputs.len(), None);
-        g.declared_outputs[output] = Some(Declared { dtype, dims: dims.to_vec() });
-    }
+    use crate::infer::graph::{Fact, Graph};
 
     fn further_input(g: &mut Graph, name: &str, dtype: DType, shape: &[usize]) {
         let fact = Fact { dtype, ..Fact::f32(shape) };

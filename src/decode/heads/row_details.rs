@@ -9,6 +9,7 @@ use crate::decode::head::{Details, OutputRef, Signature};
 use crate::decode::mask::{MaskGrid, Sampling};
 use crate::decode::rotated::RotatedBox;
 use crate::decode::scan::Matrix;
+use crate::infer::tensor::DType;
 
 /// Columns of keypoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,40 @@ pub fn tables<'a>(signature: &Signature<'a>) -> Result<Tables<'a>, String> {
             signature.describe()
         )),
     }
+}
+
+/// A table whose shape depends on the picture, by what the file says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct LateTable {
+    /// Index of the table.
+    pub table: usize,
+    pub rows: Option<usize>,
+    pub columns: Option<usize>,
+    /// Index of the prototypes and their number.
+    pub prototypes: Option<(usize, usize)>,
+}
+
+/// The outputs of a network that ends in one table of floats whose shape depends on the picture, or in such a table and
+/// the prototypes of masks.
+pub fn late_table(signature: &Signature<'_>) -> Option<LateTable> {
+    let late = |output: usize| {
+        let declared = signature.is_late(output).then(|| signature.declared(output)).flatten()?;
+        match declared.dims[..] {
+            [None | Some(1), rows, columns] if declared.dtype == DType::F32 => Some((rows, columns)),
+            _ => None,
+        }
+    };
+    let prototypes = |output: usize| match signature.outputs[output].1 {
+        &[1, count, rows, cols] if !signature.is_late(output) && count * rows * cols > 0 => Some((output, count)),
+        _ => None,
+    };
+    let (table, prototypes) = match signature.outputs.len() {
+        1 => (0, None),
+        2 if late(0).is_some() => (0, Some(prototypes(1)?)),
+        2 => (1, Some(prototypes(0)?)),
+        _ => return None,
+    };
+    late(table).map(|(rows, columns)| LateTable { table, rows, columns, prototypes })
 }
 
 /// Number and size of keypoints, as the metadata `kpt_shape` gives them: `[17, 3]`.

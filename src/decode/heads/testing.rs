@@ -2,9 +2,10 @@
 
 use crate::decode::RawDetection;
 use crate::decode::head::{Head, OutputRef, ScoreFilter};
-use crate::infer::graph::{Fact, Format, Graph, Node, ValueId};
+use crate::infer::graph::{Declared, Fact, Format, Graph, Node, ValueId};
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::{BufferId, View};
+use crate::infer::tensor::DType;
 
 /// An operator that is nothing but its name.
 #[derive(Clone, Debug)]
@@ -45,6 +46,14 @@ pub fn graph(width: usize, height: usize, outputs: &[(&str, &[usize], &[&'static
         graph.outputs.push(out);
     }
     graph
+}
+
+/// Makes the shape of an output depend on the picture; the file says `dims` of it.
+pub fn late(graph: &mut Graph, output: usize, dtype: DType, dims: &[Option<usize>]) {
+    let id = graph.outputs[output];
+    graph.values[id.0].fact = Fact::late();
+    graph.declared_outputs.resize(graph.outputs.len(), None);
+    graph.declared_outputs[output] = Some(Declared { dtype, dims: dims.to_vec() });
 }
 
 /// Repeatable numbers in 0..1.

@@ -7,6 +7,7 @@
 
 use super::darknet::softmax_share;
 use super::lists::IMAGENET;
+use super::row_details::{LateTable, late_table};
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression, cell_count, grids};
@@ -14,6 +15,9 @@ use crate::decode::labels::Labels;
 use crate::decode::scan::{Matrix, corners, scan};
 use crate::infer::tensor::Tensor;
 use crate::letterbox::Fit;
+
+/// Queries that are read at most where the file leaves their number open.
+const LATE_QUERIES: usize = 65_536;
 
 /// Numbers of queries that published networks have.
 const QUERIES: [usize; 3] = [100, 300, 900];
@@ -50,13 +54,21 @@ fn fitted(head: Transformer, (mean, std): ([f32; 3], [f32; 3])) -> Fitted {
 /// Stretched, RGB, levels divided by 255.
 pub fn fit_rt_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
     signature.check_task(&["detect"])?;
-    let shape = signature.single(3)?;
-    let (queries, columns) = (shape[1], shape[2]);
+    let is_said = signature.named || signature.is_rt_detr();
+    let (queries, columns) = match (signature.single(3), late_table(signature)) {
+        (Ok(shape), _) => (shape[1], shape[2]),
+        // A shape that depends on the picture: the choice of the queries is computed at run time.
+        (_, Some(LateTable { rows, columns, prototypes: None, .. })) if is_said => {
+            let named = signature.named_classes().map(|classes| 4 + classes);
+            let columns = columns.or(named).ok_or("neither its output nor metadata tell the number of classes")?;
+            (rows.unwrap_or(LATE_QUERIES), columns)
+        }
+        (Err(why), _) => return Err(why),
+    };
     if columns < 5 || queries == 0 {
         return Err(format!("{columns} columns leave no class after the box"));
     }
     let is_grid = cell_count(&grids(signature.width, signature.height, &[8, 16, 32])) == queries;
-    let is_said = signature.named || signature.metadata("head") == Some("RTDETRDecoder");
     if !is_said && (!QUERIES.contains(&queries) || is_grid) {
         return Err(format!("{queries} rows are not the usual numbers of queries"));
     }
@@ -124,6 +136,17 @@ impl Head for Transformer {
         self.inputs.clone()
     }
 
+    fn check(&self, outputs: &[OutputRef<'_>]) -> Result<(), String> {
+        let (boxes, columns) = if self.softmax { (4, self.classes + 1) } else { (4 + self.classes, 4 + self.classes) };
+        for (output, width) in [(self.boxes.0, boxes), (self.scores.0, columns)] {
+            match outputs[output].view.shape[..] {
+                [1, queries, found] if queries <= self.queries && found == width => {}
+                ref other => return Err(format!("output {output} should be rows of {width}, but has shape {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
     fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
         let columns = |(output, first): (usize, usize), count| {
             let OutputRef { values, view } = outputs[output];
@@ -174,9 +197,10 @@ impl Head for Transformer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Expected, Table, assert_same, decode, graph, noise};
+    use super::super::testing::{Expected, Table, assert_same, decode, graph, late, noise, references};
     use super::*;
     use crate::decode::head::recognise;
+    use crate::infer::tensor::DType;
 
     /// Box of a row in pixels of a 96×64 input.
     fn bounds(v: impl Fn(usize) -> f64) -> [f64; 4] {
@@ -200,6 +224,23 @@ mod tests {
                 .collect();
             assert_same(&decode(&*r.head, std::slice::from_ref(&table), 0.7, false), &expected, 0.7);
         }
+    }
+
+    #[test]
+    fn queries_whose_number_depends_on_the_picture() {
+        let mut g = graph(96, 64, &[("output0", &[1, 1, 1], &["Concat"])]);
+        late(&mut g, 0, DType::F32, &[None; 3]);
+        assert!(recognise(&g, None).is_err());
+        g.metadata.insert("description".into(), "Ultralytics rtdetr-l model".into());
+        assert!(recognise(&g, None).is_err(), "nothing tells the number of classes");
+        g.metadata.insert("names".into(), "{0: 'a', 1: 'b', 2: 'c'}".into());
+        let r = recognise(&g, None).expect("recognised");
+        assert_eq!((r.name, r.head.classes()), ("rt_detr", 3));
+        let mut next = noise(2);
+        let table = Table::new(&[1, 11, 7], |_| next());
+        references(std::slice::from_ref(&table), |outputs| r.head.check(outputs).expect("fits"));
+        assert_eq!(decode(&*r.head, &[table], 0.0, false).len(), 11);
+        references(&[Table::new(&[1, 11, 8], |_| 0.0)], |outputs| assert!(r.head.check(outputs).is_err()));
     }
 
     #[test]
