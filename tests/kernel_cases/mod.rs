@@ -293,7 +293,7 @@ fn layouts(buffer: usize, shape: [usize; 4]) -> Vec<View> {
 fn elementwise(cases: &mut Vec<Case>) {
     use Function::{
         Above, Abs, Add, Ceil, Cos, Div, Equal, Erf, Exp, Floor, Greater, GreaterOrEqual, Identity, Less, LessOrEqual,
-        Log, Max, Min, Mul, Neg, Pow, Reciprocal, Round, Sign, Sin, Softsign, Sqrt, Sub,
+        Log, Max, Min, Modulo, Mul, Neg, Pow, Reciprocal, Remainder, Round, Sign, Sin, Softsign, Sqrt, Sub,
     };
     let shape = [2, 6, 3, 5];
     let flat = |buffer: usize| View::row_major(BufferId(buffer), &[3, 11]);
@@ -308,7 +308,9 @@ fn elementwise(cases: &mut Vec<Case>) {
         let reads = vec![flat(0), flat(1)];
         cases.push(Case::new(Elementwise { function, activation: none }, reads, vec![flat(2)]).positive());
     }
-    for function in [Add, Sub, Mul, Min, Max, Greater, GreaterOrEqual, Less, LessOrEqual, Equal, Above] {
+    for function in
+        [Add, Sub, Mul, Min, Max, Remainder, Modulo, Greater, GreaterOrEqual, Less, LessOrEqual, Equal, Above]
+    {
         cases.push(Case::new(Elementwise { function, activation: none }, vec![flat(0), flat(1)], vec![flat(2)]));
     }
     for activation in activations() {

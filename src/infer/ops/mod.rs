@@ -121,7 +121,7 @@ pub static REGISTRY: &[(&str, Builder)] = &[
     ("MeanVarianceNormalization", normalise::build_mean_variance),
     ("Min", elementwise::build),
     ("Mish", activation::build),
-    ("Mod", compare::build_mod),
+    ("Mod", elementwise::build),
     ("Mul", elementwise::build),
     ("Neg", elementwise::build),
     ("NonMaxSuppression", sample::build_nms),
