@@ -221,8 +221,28 @@ pub fn build_max_unpool(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infer::import::onnx::attributes::Attributes;
     use crate::infer::import::onnx::proto::AttributeProto;
     use crate::infer::ops::context::build_for_test;
+
+    #[test]
+    fn memory_holds_the_indices_of_small_inputs() {
+        let attributes = [AttributeProto::ints("kernel_shape", &[2, 2])];
+        let holds = |shape: &[usize], output_count: usize, pads: &[i64]| {
+            let x = Fact::f32(shape);
+            let attributes = [&attributes[..], &[AttributeProto::ints("pads", pads)]].concat();
+            let attributes = Attributes::new(&attributes);
+            let mut context = NodeContext::new("MaxPool", 12, attributes, vec![Some(&x)], output_count);
+            let op = build_pool(&mut context).expect("builds");
+            let outputs = op.infer(&[Some(&x)]).expect("infers");
+            assert_eq!(outputs.len(), output_count);
+            op.holds(&[Some(&x)], &outputs.iter().collect::<Vec<_>>())
+        };
+        assert!(holds(&[1, 2, 32, 32], 2, &[0; 4]));
+        assert!(!holds(&[1, 2, 32, 33], 2, &[0; 4]), "an index may be 2111");
+        assert!(!holds(&[1, 2, 32, 32], 1, &[0; 4]), "no integers");
+        assert!(!holds(&[1, 2, 32, 32], 2, &[2, 0, 0, 0]), "the first windows see padding only");
+    }
 
     #[test]
     fn pools_of_any_dimensionality() {
