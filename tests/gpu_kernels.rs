@@ -5,7 +5,9 @@
 mod kernel_cases;
 
 use eyas::gpu::{Gpu, GpuApi, GpuOptions, test_gpu};
-use eyas::infer::plan::View;
+use eyas::infer::activation::Activation;
+use eyas::infer::kernels::elementwise::{Elementwise, Function};
+use eyas::infer::plan::{BufferId, Step, View};
 use eyas::shader::Precision;
 use kernel_cases::{Case, cases, values};
 use std::cell::Cell;
@@ -128,6 +130,43 @@ fn shaders_agree_with_twins_in_f16() {
         return;
     }
     check(&gpu, Precision::F16, 1);
+}
+
+/// Remainders against f64, whose `%` is exact for all f32: quotients of up to 76 digits, multiples and their neighbours,
+/// infinities, zeros, NaN. No numbers below 2^-126: devices may take them for 0.
+#[test]
+fn remainders_are_exact() {
+    let Some(gpu) = test_gpu() else { return };
+    let mut numbers = vec![0.0, f32::MIN_POSITIVE, 0.1, 0.3, 1.0, 3.0, 5.5, 1e7, 16_777_215.0, 1e20, 3e38, f32::MAX];
+    numbers.extend([f32::INFINITY, f32::NAN]);
+    numbers.extend(
+        [0.3, 5.5]
+            .iter()
+            .flat_map(|b: &f32| [-1, 0, 1].map(|i| f32::from_bits((b * 4097.0).to_bits().wrapping_add_signed(i)))),
+    );
+    numbers.extend(values(9, 20).iter().enumerate().map(|(i, v)| v * 2f32.powi(i as i32 * 10 - 90)));
+    let signed: Vec<f32> = numbers.iter().flat_map(|&v| [v, -v]).collect();
+    let pairs: Vec<(f32, f32)> = signed.iter().flat_map(|&a| signed.iter().map(move |&b| (a, b))).collect();
+    let pairs: Vec<(f32, f32)> =
+        pairs.into_iter().filter(|(a, b)| !((f64::from(*a) % f64::from(*b)) as f32).is_subnormal()).collect();
+    let view = |buffer: usize| View::row_major(BufferId(buffer), &[pairs.len()]);
+    let kernel = Elementwise { function: Function::Remainder, activation: Activation::None };
+    let (reads, writes) = (vec![view(0), view(1)], vec![view(2)]);
+    let step = Step { node: String::new(), kernel: Arc::new(kernel), reads, writes, macs: 0 };
+    let upload = |values: Vec<f32>| gpu.upload_f32("numbers", &values, Precision::F32).expect("upload");
+    let padded = pairs.len().next_multiple_of(4);
+    let a = upload(pairs.iter().map(|p| p.0).chain(vec![0.0; padded - pairs.len()]).collect());
+    let b = upload(pairs.iter().map(|p| p.1).chain(vec![0.0; padded - pairs.len()]).collect());
+    let dst = upload(vec![0.0; padded]);
+    let variant = step.kernel.variant(&step, Precision::F32);
+    let dispatch = gpu.dispatch(&variant, &[&a, &b, &dst]).expect("dispatch");
+    gpu.run(&[&dispatch]).expect("run");
+    let got = gpu.download_f32(&dst, padded, Precision::F32).expect("download");
+    for (&(a, b), got) in pairs.iter().zip(got) {
+        let exact = f64::from(a) % f64::from(b);
+        let same = if exact.is_nan() { got.is_nan() } else { f64::from(got).to_bits() == exact.to_bits() };
+        assert!(same, "{a:e} % {b:e} is {exact:e}, not {got:e}");
+    }
 }
 
 #[test]

@@ -43,6 +43,54 @@ fn power(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
     return select(magnitude, signed, a < vec4<f32>(0.0));
 }
 
+// The remainder of a / b that has the sign of a (fmod of C), exact whatever the quotient. The significands are divided
+// as integers, eight bits of the quotient a turn, at most 32 turns. No value where a is infinite or b is 0.
+fn remainder_of(a: f32, b: f32) -> f32 {
+    let x = bitcast<u32>(a) & 0x7fffffffu;
+    let y = bitcast<u32>(b) & 0x7fffffffu;
+    if x >= 0x7f800000u || y > 0x7f800000u || y == 0u {
+        return bitcast<f32>(x | 0x7fc00000u);
+    }
+    if x < y {
+        return a;
+    }
+    // A number is significand * 2^(exponent - 150). Those below 2^-126 have the exponent 1.
+    let exponent = max(y >> 23u, 1u);
+    let divisor = significand(y);
+    var rest = significand(x) % divisor;
+    var left = max(x >> 23u, 1u) - exponent;
+    while left > 0u {
+        let bits = min(left, 8u);
+        rest = (rest << bits) % divisor;
+        left -= bits;
+    }
+    let sign = bitcast<u32>(a) & 0x80000000u;
+    if rest == 0u {
+        return bitcast<f32>(sign);
+    }
+    // The leading bit of a significand, at 23, adds 1 to the exponent.
+    let shift = min(23u - firstLeadingBit(rest), exponent - 1u);
+    return bitcast<f32>(sign | ((rest << shift) + ((exponent - 1u - shift) << 23u)));
+}
+
+fn significand(magnitude: u32) -> u32 {
+    return select((magnitude & 0x7fffffu) | 0x800000u, magnitude, magnitude < 0x800000u);
+}
+
+fn remainder(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(
+        remainder_of(a.x, b.x), remainder_of(a.y, b.y), remainder_of(a.z, b.z), remainder_of(a.w, b.w)
+    );
+}
+
+// The remainder that has the sign of b, also where it is 0.
+fn modulo(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    let rest = remainder(a, b);
+    let zero = vec4<f32>(0.0);
+    let moved = select(rest + b, rest, (rest < zero) == (b < zero));
+    return select(moved, bitcast<vec4<f32>>(bitcast<vec4<u32>>(b) & vec4<u32>(0x80000000u)), rest == zero);
+}
+
 // Number of the copies of unrolled lines.
 const ax: u32 = 0u;
 

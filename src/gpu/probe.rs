@@ -12,17 +12,24 @@ use super::{Gpu, GpuError};
 use crate::cpu::Memory;
 use crate::infer::activation::Activation;
 use crate::infer::kernel::Kernel;
+use crate::infer::kernels::arg::Arg;
 use crate::infer::kernels::conv::{Conv, Residual, Window};
+use crate::infer::kernels::conv_nd::ConvNd;
 use crate::infer::kernels::copy::Copy;
 use crate::infer::kernels::depthwise::Depthwise;
 use crate::infer::kernels::elementwise::{Elementwise, Function};
 use crate::infer::kernels::fill::Fill;
+use crate::infer::kernels::gather_elements::GatherElements;
+use crate::infer::kernels::grid_sample::{GridSample, Outside};
 use crate::infer::kernels::grouped_conv::GroupedConv;
 use crate::infer::kernels::matmul::MatMul;
 use crate::infer::kernels::pool::{Pool, PoolKind};
 use crate::infer::kernels::reduce::{Reduce, ReduceKind};
+use crate::infer::kernels::resample::{Resample, Taps};
 use crate::infer::kernels::resize::{Coordinates, Interpolation, Resize, Rounding};
+use crate::infer::kernels::select::Select;
 use crate::infer::kernels::softmax::Softmax;
+use crate::infer::kernels::window_max::{Found, WindowMax};
 use crate::infer::plan::step::{Buffer, BufferKind, Plan, Step};
 use crate::infer::plan::transfer::{gather, scatter};
 use crate::infer::plan::view::{BufferId, View};
@@ -100,6 +107,8 @@ struct Case {
     kernel: Arc<dyn Kernel>,
     reads: Vec<View>,
     write: View,
+    /// A read that holds whole numbers, and the largest of them.
+    whole: Option<(usize, f32)>,
 }
 
 impl Case {
@@ -114,7 +123,13 @@ impl Case {
             let pixel = c.next_multiple_of(4) + 4;
             write = View { offset: 4, strides: vec![h * w * pixel, 1, w * pixel, pixel], ..write };
         }
-        Case { kernel: Arc::new(kernel), reads: reads.iter().enumerate().map(|(i, s)| view(i, s)).collect(), write }
+        let reads = reads.iter().enumerate().map(|(i, s)| view(i, s)).collect();
+        Case { kernel: Arc::new(kernel), reads, write, whole: None }
+    }
+
+    /// Gives read `index` whole numbers from -`largest` to `largest`.
+    fn whole(self, index: usize, largest: f32) -> Case {
+        Case { whole: Some((index, largest)), ..self }
     }
 
     /// Stretches read `index` to `shape`.
@@ -136,7 +151,11 @@ impl Case {
         let mut images = Vec::new();
         for (i, view) in self.reads.iter().enumerate() {
             let mut image = vec![f32::NAN; view.end().next_multiple_of(4)];
-            scatter(&noise(view.len(), i as u32 + 1), view, &mut image);
+            let mut values = noise(view.len(), i as u32 + 1);
+            if let Some((_, largest)) = self.whole.filter(|whole| whole.0 == i) {
+                values.iter_mut().for_each(|v| *v = (*v * largest).round());
+            }
+            scatter(&values, view, &mut image);
             // What f16 makes of it, so that both sides see the same values.
             images.push(decode_f32(&encode_f32(&image, precision), precision));
         }
@@ -144,15 +163,19 @@ impl Case {
         images
     }
 
-    fn run(&self, gpu: &Arc<Gpu>, precision: Precision) -> Result<Outcome, GpuError> {
-        let images = self.images(precision);
-        let step = Step {
+    fn step(&self) -> Step {
+        Step {
             node: "probe".into(),
             kernel: Arc::clone(&self.kernel),
             reads: self.reads.clone(),
             writes: vec![self.write.clone()],
             macs: 0,
-        };
+        }
+    }
+
+    fn run(&self, gpu: &Arc<Gpu>, precision: Precision) -> Result<Outcome, GpuError> {
+        let images = self.images(precision);
+        let step = self.step();
         let expected = gather(&run_twin(&step, &images), &self.write);
 
         let buffers = images.iter().map(|image| Buffer {
@@ -251,6 +274,19 @@ fn cases() -> Vec<Case> {
     let relu = Activation::Relu;
     let silu = Activation::Silu;
     let elementwise = |function, activation| Elementwise { function, activation };
+    let taps = vec![
+        Taps { bias: 0.5, taps: vec![(0, 0.25), (1, -2.0), (3, 0.5)] },
+        Taps::one(2),
+        Taps { bias: 0.0, taps: vec![(1, 0.5), (2, 0.5)] },
+    ];
+    let window_max = WindowMax {
+        found: Found::Index { column_major: false },
+        kernel: vec![3; 2],
+        stride: vec![2; 2],
+        dilation: vec![1; 2],
+        before: vec![1; 2],
+    };
+    let conv_nd = ConvNd { groups: 2, stride: vec![2], dilation: vec![1], before: vec![1], transposed: false };
     vec![
         Case::new(conv([3, 8], window(3, 2, 1), relu, Residual::None), &[&[1, 3, 9, 11]], &[1, 8, 5, 6]),
         Case::new(conv([16, 12], window(1, 1, 0), silu, Residual::None), &[&[1, 16, 5, 7]], &[1, 12, 5, 7]),
@@ -259,7 +295,8 @@ fn cases() -> Vec<Case> {
             &[&[1, 5, 6, 5], &[1, 7, 6, 5]],
             &[1, 7, 6, 5],
         ),
-        Case::new(conv([32, 64], window(3, 1, 1), silu, Residual::None), &[&[1, 32, 20, 20]], &[1, 64, 20, 20]),
+        // Large enough for the tiled shader.
+        Case::new(conv([32, 64], window(3, 1, 1), silu, Residual::None), &[&[1, 32, 21, 21]], &[1, 64, 21, 21]),
         Case::new(
             Depthwise {
                 window: window(3, 2, 1),
@@ -314,6 +351,18 @@ fn cases() -> Vec<Case> {
         Case::new(MatMul, &[&[2, 5, 7], &[2, 7, 6]], &[2, 5, 6]),
         Case::new(Copy, &[&[2, 7, 3]], &[2, 3, 7]).transposed(0, &[0, 2, 1]),
         Case::new(Fill { value: 2.5 }, &[], &[1, 6, 4, 3]),
+        Case::new(elementwise(Function::Remainder, Activation::None), &[&[3, 11], &[3, 11]], &[3, 11]),
+        Case::new(Select, &[&[1, 6, 4, 5], &[1, 6, 4, 5], &[1, 6, 4, 5]], &[1, 6, 4, 5]).whole(0, 1.0),
+        Case::new(Arg { axis: 1, max: true, last: false }, &[&[1, 6, 4, 5]], &[1, 1, 4, 5]),
+        Case::new(GatherElements { axis: 1 }, &[&[2, 6, 5], &[2, 4, 5]], &[2, 4, 5]).whole(1, 5.0),
+        Case::new(
+            GridSample { reach: 2, outside: Outside::Zeros, align_corners: false },
+            &[&[1, 6, 4, 5], &[1, 3, 7, 2]],
+            &[1, 6, 3, 7],
+        ),
+        Case::new(Resample { axis: 2, table: Arc::new(taps), max: false }, &[&[1, 6, 4, 5]], &[1, 6, 3, 5]),
+        Case::new(window_max, &[&[1, 6, 5, 7]], &[1, 6, 3, 4]),
+        Case::new(conv_nd, &[&[2, 6, 9], &[4, 3, 3], &[4]], &[2, 4, 5]),
     ]
 }
 
@@ -321,6 +370,7 @@ fn cases() -> Vec<Case> {
 mod tests {
     use super::*;
     use crate::gpu::test_gpu;
+    use std::collections::BTreeSet;
 
     #[test]
     fn every_kernel_agrees_with_its_twin() {
@@ -330,6 +380,17 @@ mod tests {
             eprintln!("{} {:?}: {:?}", kernel.kernel, kernel.precision, kernel.outcome);
         }
         assert!(report.is_right());
+    }
+
+    #[test]
+    fn every_shader_of_a_kernel_is_run() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/infer");
+        let files = std::fs::read_dir(folder).expect("the shaders").map(|f| f.expect("a file").path());
+        let files: BTreeSet<String> =
+            files.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect();
+        let stem = |case: &Case| case.kernel.variant(&case.step(), Precision::F32).stem.to_string();
+        let run: BTreeSet<String> = cases().iter().map(stem).collect();
+        assert_eq!(run, files);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use eyas::infer::kernels::resample::{Resample, Taps};
 use eyas::infer::kernels::resize::{Coordinates, Interpolation, Resize, Rounding};
 use eyas::infer::kernels::select::Select;
 use eyas::infer::kernels::softmax::Softmax;
+use eyas::infer::kernels::window_max::{Found, WindowMax};
 use eyas::infer::plan::{BufferId, Step, View};
 use eyas::shader::{Precision, Variant};
 use std::sync::Arc;
@@ -293,7 +294,7 @@ fn layouts(buffer: usize, shape: [usize; 4]) -> Vec<View> {
 fn elementwise(cases: &mut Vec<Case>) {
     use Function::{
         Above, Abs, Add, Ceil, Cos, Div, Equal, Erf, Exp, Floor, Greater, GreaterOrEqual, Identity, Less, LessOrEqual,
-        Log, Max, Min, Mul, Neg, Pow, Reciprocal, Round, Sign, Sin, Softsign, Sqrt, Sub,
+        Log, Max, Min, Modulo, Mul, Neg, Pow, Reciprocal, Remainder, Round, Sign, Sin, Softsign, Sqrt, Sub,
     };
     let shape = [2, 6, 3, 5];
     let flat = |buffer: usize| View::row_major(BufferId(buffer), &[3, 11]);
@@ -308,7 +309,9 @@ fn elementwise(cases: &mut Vec<Case>) {
         let reads = vec![flat(0), flat(1)];
         cases.push(Case::new(Elementwise { function, activation: none }, reads, vec![flat(2)]).positive());
     }
-    for function in [Add, Sub, Mul, Min, Max, Greater, GreaterOrEqual, Less, LessOrEqual, Equal, Above] {
+    for function in
+        [Add, Sub, Mul, Min, Max, Remainder, Modulo, Greater, GreaterOrEqual, Less, LessOrEqual, Equal, Above]
+    {
         cases.push(Case::new(Elementwise { function, activation: none }, vec![flat(0), flat(1)], vec![flat(2)]));
     }
     for activation in activations() {
@@ -446,6 +449,30 @@ fn places(cases: &mut Vec<Case>) {
     }
 }
 
+/// The largest elements of windows and their places, of one to three spatial axes.
+fn window_maxima(cases: &mut Vec<Case>) {
+    let found = [Found::Value, Found::Index { column_major: false }, Found::Index { column_major: true }];
+    for (i, window) in windows().into_iter().enumerate() {
+        let (stride, dilation, before) = (window.stride.to_vec(), window.dilation.to_vec(), window.pads[..2].to_vec());
+        let [oh, ow] = out_size(&window, [7, 9]);
+        for (j, found) in found.into_iter().enumerate() {
+            let (kernel, stride, dilation, before) =
+                (window.kernel.to_vec(), stride.clone(), dilation.clone(), before.clone());
+            let kernel = WindowMax { found, kernel, stride, dilation, before };
+            let (src, dst) = (layouts(0, [2, 6, 7, 9])[i].clone(), layouts(1, [2, 6, oh, ow])[(i + j) % 5].clone());
+            cases.push(Case::new(kernel, vec![src], vec![dst]));
+        }
+    }
+    let view = |buffer: usize, shape: &[usize]| View::row_major(BufferId(buffer), shape);
+    for found in found {
+        let kernel = WindowMax { found, kernel: vec![3], stride: vec![2], dilation: vec![1], before: vec![1] };
+        cases.push(Case::new(kernel, vec![view(0, &[2, 3, 8])], vec![view(1, &[2, 3, 4])]));
+        let (kernel, stride, before) = (vec![2, 3, 2], vec![1, 2, 1], vec![0, 1, 0]);
+        let kernel = WindowMax { found, kernel, stride, dilation: vec![1; 3], before };
+        cases.push(Case::new(kernel, vec![view(0, &[2, 3, 4, 6, 5])], vec![view(1, &[2, 3, 3, 3, 4])]));
+    }
+}
+
 /// Convolutions with weights in memory, of one to three spatial axes, and transposed ones.
 fn convolutions_in_memory(cases: &mut Vec<Case>) {
     let view = |buffer: usize, shape: &[usize]| View::row_major(BufferId(buffer), shape);
@@ -489,6 +516,7 @@ pub fn cases() -> Vec<Case> {
     elementwise(&mut cases);
     reductions(&mut cases);
     places(&mut cases);
+    window_maxima(&mut cases);
     convolutions_in_memory(&mut cases);
     cases
 }

@@ -61,19 +61,14 @@ impl Kernel for Arg {
         let src = &step.reads[0];
         let rows = self.rows(step);
         let count = rows.count();
-        let mut b = VariantBuilder::new("arg", include_str!("../../../shaders/infer/arg.wgsl"))
+        let b = VariantBuilder::new("arg", include_str!("../../../shaders/infer/arg.wgsl"))
             .precision(precision)
             .f32("SIGN", self.sign())
             .bool("LAST", self.last)
             .u32("COUNT", count)
-            .u32("RANK", rows.extents.len())
-            .u32("SRC_OFFSET", rows.offsets[0])
-            .u32("DST_OFFSET", rows.offsets[1])
             .u32("EXTENT", src.shape[self.axis])
             .u32("SRC_STRIDE", src.strides[self.axis]);
-        b = wgsl::list(b, "EXTENTS", &rows.extents.iter().map(|&n| n.max(1)).collect::<Vec<_>>());
-        b = wgsl::list(wgsl::list(b, "SRC_STRIDES", &rows.strides[0]), "DST_STRIDES", &rows.strides[1]);
-        wgsl::build_flat(b, count.div_ceil(64))
+        wgsl::build_flat(wgsl::walk(b, &rows, &["SRC", "DST"]), count.div_ceil(64))
     }
 }
 

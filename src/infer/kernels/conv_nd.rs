@@ -1,6 +1,7 @@
 //! Convolution of any dimensionality with weights in memory, and its transpose. Twin of `shaders/infer/conv_nd.wgsl`.
 //! The slow way, for what `conv` and its siblings do not cover: weights computed at run time, one or three spatial axes.
 
+use super::walk::coordinates;
 use super::wgsl;
 use crate::infer::kernel::{Cells, Kernel};
 use crate::infer::plan::step::Step;
@@ -50,15 +51,6 @@ impl ConvNd {
         };
         (place < size).then_some(place)
     }
-}
-
-/// Coordinates of a flat position below a shape.
-fn coordinates(mut flat: usize, shape: &[usize]) -> Vec<usize> {
-    let mut at = vec![0; shape.len()];
-    for axis in (0..shape.len()).rev() {
-        (at[axis], flat) = (flat % shape[axis], flat / shape[axis]);
-    }
-    at
 }
 
 impl Kernel for ConvNd {
@@ -120,30 +112,24 @@ impl Kernel for ConvNd {
             .u32("FILTERS", dst.shape[1])
             .u32("GROUP_FILTERS", sizes.filters)
             .u32("GROUP_CHANNELS", sizes.channels)
-            .u32("SRC_OFFSET", src.offset)
-            .u32("SRC_IMAGE", src.strides[0])
-            .u32("SRC_CHANNEL", src.strides[1])
             .u32("WEIGHTS_OFFSET", weights.offset)
             .u32("WEIGHTS_GROUP", sizes.strides[0])
             .u32("WEIGHTS_FILTER", sizes.strides[1])
             .u32("WEIGHTS_CHANNEL", sizes.strides[2])
-            .u32("DST_OFFSET", dst.offset)
-            .u32("DST_IMAGE", dst.strides[0])
-            .u32("DST_CHANNEL", dst.strides[1])
             .u32("COUNT", dst.len());
-        for (name, values) in [
-            ("KERNEL", kernel),
-            ("STRIDE", &self.stride),
-            ("DILATION", &self.dilation),
-            ("BEFORE", &self.before),
-            ("SIZES", &src.shape[2..]),
-            ("OUTPUTS", &dst.shape[2..]),
-            ("SRC_STRIDES", &src.strides[2..]),
-            ("WEIGHTS_STRIDES", &weights.strides[2..]),
-            ("DST_STRIDES", &dst.strides[2..]),
-        ] {
-            b = wgsl::list(b, name, &values.iter().rev().copied().collect::<Vec<_>>());
-        }
+        b = wgsl::spatial_view(wgsl::spatial_view(b, "SRC", src), "DST", dst);
+        b = wgsl::spatial_lists(
+            b,
+            &[
+                ("KERNEL", kernel),
+                ("STRIDE", &self.stride),
+                ("DILATION", &self.dilation),
+                ("BEFORE", &self.before),
+                ("SIZES", &src.shape[2..]),
+                ("OUTPUTS", &dst.shape[2..]),
+                ("WEIGHTS_STRIDES", &weights.strides[2..]),
+            ],
+        );
         b = match step.reads.get(2) {
             Some(bias) => b.u32("BIAS_OFFSET", bias.offset).u32("BIAS_STRIDE", bias.strides[0]),
             None => b

@@ -36,6 +36,10 @@ pub enum Function {
     Div,
     /// a^b
     Pow,
+    /// The remainder of a / b with the sign of a, exact.
+    Remainder,
+    /// The remainder of a / b with the sign of b.
+    Modulo,
     Min,
     Max,
     /// a > b ? 1 : 0, as all comparisons
@@ -51,8 +55,11 @@ pub enum Function {
 impl Function {
     /// True for functions of two inputs.
     pub fn is_binary(self) -> bool {
-        use Function::{Above, Add, Div, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Max, Min, Mul, Pow, Sub};
-        let arithmetic = matches!(self, Add | Sub | Mul | Div | Pow | Min | Max);
+        use Function::{
+            Above, Add, Div, Equal, Greater, GreaterOrEqual, Less, LessOrEqual, Max, Min, Modulo, Mul, Pow, Remainder,
+            Sub,
+        };
+        let arithmetic = matches!(self, Add | Sub | Mul | Div | Pow | Remainder | Modulo | Min | Max);
         arithmetic || matches!(self, Greater | GreaterOrEqual | Less | LessOrEqual | Equal | Above)
     }
 
@@ -80,6 +87,8 @@ impl Function {
             Function::Mul => a * b,
             Function::Div => a / b,
             Function::Pow => a.powf(b),
+            Function::Remainder => remainder(a, b),
+            Function::Modulo => modulo(a, b),
             Function::Min => a.min(b),
             Function::Max => a.max(b),
             Function::Greater => truth(a > b),
@@ -120,6 +129,8 @@ impl Function {
             Function::Mul => "mul",
             Function::Div => "div",
             Function::Pow => "pow",
+            Function::Remainder => "remainder",
+            Function::Modulo => "modulo",
             Function::Min => "min",
             Function::Max => "max",
             Function::Greater => "greater",
@@ -154,6 +165,8 @@ impl Function {
             Function::Mul => "a * b",
             Function::Div => "a / b",
             Function::Pow => "power(a, b)",
+            Function::Remainder => "remainder(a, b)",
+            Function::Modulo => "modulo(a, b)",
             Function::Min => "min(a, b)",
             Function::Max => "max(a, b)",
             Function::Greater => "truth(a > b)",
@@ -168,6 +181,45 @@ impl Function {
 
 fn truth(holds: bool) -> f32 {
     if holds { 1.0 } else { 0.0 }
+}
+
+/// The remainder of a / b with the sign of a: the significands divided as integers, eight bits of the quotient a turn.
+fn remainder(a: f32, b: f32) -> f32 {
+    let (x, y) = (a.abs().to_bits(), b.abs().to_bits());
+    if !a.is_finite() || b.is_nan() || b == 0.0 {
+        return f32::NAN;
+    }
+    if x < y {
+        return a;
+    }
+    let significand =
+        |magnitude: u32| if magnitude < 0x80_0000 { magnitude } else { (magnitude & 0x7f_ffff) | 0x80_0000 };
+    let (exponent, divisor) = ((y >> 23).max(1), significand(y));
+    let mut rest = significand(x) % divisor;
+    let mut left = (x >> 23).max(1) - exponent;
+    while left > 0 {
+        let bits = left.min(8);
+        rest = (rest << bits) % divisor;
+        left -= bits;
+    }
+    let sign = a.to_bits() & 0x8000_0000;
+    if rest == 0 {
+        return f32::from_bits(sign);
+    }
+    let shift = (rest.leading_zeros() - 8).min(exponent - 1);
+    f32::from_bits(sign | ((rest << shift) + ((exponent - 1 - shift) << 23)))
+}
+
+/// The remainder of a / b with the sign of b, also where it is 0.
+fn modulo(a: f32, b: f32) -> f32 {
+    let rest = remainder(a, b);
+    if rest == 0.0 {
+        0f32.copysign(b)
+    } else if (rest < 0.0) == (b < 0.0) {
+        rest
+    } else {
+        rest + b
+    }
 }
 
 /// dst = activation(function(a, b)). Reads `[a]` or `[a, b]`, writes `[dst]`; the reads are already broadcast to the
@@ -259,6 +311,10 @@ mod tests {
             (Function::Pow, -2.0, 3.0, -8.0),
             (Function::Sub, 1.0, 4.0, -3.0),
             (Function::Div, 1.0, 4.0, 0.25),
+            (Function::Modulo, -4.25, 2.0, 1.75),
+            (Function::Modulo, 7.5, -3.0, -1.5),
+            (Function::Modulo, -3.0, f32::INFINITY, f32::INFINITY),
+            (Function::Modulo, 3.0, f32::INFINITY, 3.0),
             (Function::Min, 1.0, 4.0, 1.0),
             (Function::Max, 1.0, 4.0, 4.0),
             (Function::Reciprocal, 4.0, 9.0, 0.25),
@@ -279,6 +335,32 @@ mod tests {
         }
         let e = std::f32::consts::E;
         assert!((apply(Function::Log, e, 0.0) - 1.0).abs() < 1e-6 && (apply(Function::Exp, 1.0, 0.0) - e).abs() < 1e-6);
+    }
+
+    #[test]
+    fn remainders_are_exact() {
+        let mut hard = vec![0.0, f32::from_bits(1), f32::from_bits(77), f32::MIN_POSITIVE, 1e-38, 1e-20, 0.1, 0.3, 1.0];
+        hard.extend([2.0, 3.0, 5.5, 7.0, 1e7, 16_777_215.0, 1e20, 3e38, f32::MAX, f32::INFINITY, f32::NAN]);
+        // Multiples and their neighbours.
+        hard.extend(
+            [0.3f32, 7.0, 1e-38].iter().flat_map(|b| [b * 4097.0, (b * 4097.0).next_down(), (b * 4097.0).next_up()]),
+        );
+        hard.extend(values(9, 40).iter().enumerate().map(|(i, v)| v * 2f32.powi(i as i32 * 6 - 120)));
+        let signed: Vec<f32> = hard.iter().flat_map(|&v| [v, -v]).collect();
+        for &a in &signed {
+            for &b in &signed {
+                let (got, exact) = (Function::Remainder.apply(a, b), f64::from(a) % f64::from(b));
+                assert!(got.is_nan() == exact.is_nan(), "{a:e} % {b:e} is {exact:e}, not {got:e}");
+                if !got.is_nan() {
+                    assert_eq!(f64::from(got).to_bits(), exact.to_bits(), "{a:e} % {b:e} is {exact:e}, not {got:e}");
+                }
+                let got = Function::Modulo.apply(a, b);
+                assert!(
+                    got.is_nan() == exact.is_nan()
+                        && !(got.is_sign_negative() != b.is_sign_negative() && !got.is_nan())
+                );
+            }
+        }
     }
 
     #[test]

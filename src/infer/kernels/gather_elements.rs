@@ -47,20 +47,12 @@ impl Kernel for GatherElements {
         let walk = self.walk(step);
         let count = walk.count();
         let text = include_str!("../../../shaders/infer/gather_elements.wgsl");
-        let mut b = VariantBuilder::new("gather_elements", text)
+        let b = VariantBuilder::new("gather_elements", text)
             .precision(precision)
             .u32("COUNT", count)
-            .u32("RANK", walk.extents.len())
-            .u32("SRC_OFFSET", walk.offsets[0])
-            .u32("INDICES_OFFSET", walk.offsets[1])
-            .u32("DST_OFFSET", walk.offsets[2])
             .i32("EXTENT", src.shape[self.axis] as i64)
             .u32("SRC_STRIDE", src.strides[self.axis]);
-        b = wgsl::list(b, "EXTENTS", &walk.extents.iter().map(|&n| n.max(1)).collect::<Vec<_>>());
-        for (name, strides) in ["SRC_STRIDES", "INDICES_STRIDES", "DST_STRIDES"].into_iter().zip(&walk.strides) {
-            b = wgsl::list(b, name, strides);
-        }
-        wgsl::build_flat(b, count.div_ceil(64))
+        wgsl::build_flat(wgsl::walk(b, &walk, &["SRC", "INDICES", "DST"]), count.div_ceil(64))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A picture read at places that another tensor names. Twin of `shaders/infer/grid_sample.wgsl`.
 
+use super::walk::coordinates;
 use super::wgsl;
 use crate::infer::kernel::{Cells, Kernel};
 use crate::infer::plan::step::Step;
@@ -102,10 +103,7 @@ impl Kernel for GridSample {
         let outputs: usize = dst.shape[2..].iter().product();
         for n in 0..dst.shape[0] {
             for flat in 0..outputs {
-                let (mut rest, mut at) = (flat, vec![0; rank]);
-                for a in (0..rank).rev() {
-                    (at[a], rest) = (rest % dst.shape[a + 2], rest / dst.shape[a + 2]);
-                }
+                let at = coordinates(flat, &dst.shape[2..]);
                 let grid_at = grid.offset
                     + n * grid.strides[0]
                     + at.iter().zip(&grid.strides[1..]).map(|(i, s)| i * s).sum::<usize>();
@@ -147,7 +145,6 @@ impl Kernel for GridSample {
     fn variant(&self, step: &Step, precision: Precision) -> Variant {
         let ([x, grid], dst) = ([&step.reads[0], &step.reads[1]], &step.writes[0]);
         let rank = x.rank() - 2;
-        let reversed = |values: &[usize]| values.iter().rev().copied().collect::<Vec<_>>();
         let mut b = VariantBuilder::new("grid_sample", include_str!("../../../shaders/infer/grid_sample.wgsl"))
             .precision(precision)
             .u32("RANK", rank)
@@ -156,21 +153,15 @@ impl Kernel for GridSample {
             .u32("PADDING", self.outside as usize)
             .bool("ALIGN", self.align_corners)
             .u32("CHANNELS", dst.shape[1])
-            .u32("SRC_OFFSET", x.offset)
-            .u32("SRC_IMAGE", x.strides[0])
-            .u32("SRC_CHANNEL", x.strides[1])
             .u32("GRID_OFFSET", grid.offset)
             .u32("GRID_IMAGE", grid.strides[0])
             .u32("GRID_STRIDE", grid.strides[rank + 1])
-            .u32("DST_OFFSET", dst.offset)
-            .u32("DST_IMAGE", dst.strides[0])
-            .u32("DST_CHANNEL", dst.strides[1])
             .u32("COUNT", dst.len());
-        b = wgsl::list(b, "SIZES", &reversed(&x.shape[2..]));
-        b = wgsl::list(b, "OUTPUTS", &reversed(&dst.shape[2..]));
-        b = wgsl::list(b, "SRC_STRIDES", &reversed(&x.strides[2..]));
-        b = wgsl::list(b, "GRID_STRIDES", &reversed(&grid.strides[1..=rank]));
-        b = wgsl::list(b, "DST_STRIDES", &reversed(&dst.strides[2..]));
+        b = wgsl::spatial_view(wgsl::spatial_view(b, "SRC", x), "DST", dst);
+        b = wgsl::spatial_lists(
+            b,
+            &[("SIZES", &x.shape[2..]), ("OUTPUTS", &dst.shape[2..]), ("GRID_STRIDES", &grid.strides[1..=rank])],
+        );
         wgsl::build_flat(b, dst.len().div_ceil(64))
     }
 }

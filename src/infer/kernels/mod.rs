@@ -18,6 +18,7 @@ pub mod resample;
 pub mod resize;
 pub mod select;
 pub mod softmax;
+pub mod window_max;
 
 mod conv_direct;
 pub(crate) mod walk;

@@ -85,19 +85,14 @@ impl Kernel for Resample {
     fn variant(&self, step: &Step, precision: Precision) -> Variant {
         let rows = self.rows(step);
         let count = rows.count() * self.table.len();
-        let mut b = VariantBuilder::new("resample", include_str!("../../../shaders/infer/resample.wgsl"))
+        let b = VariantBuilder::new("resample", include_str!("../../../shaders/infer/resample.wgsl"))
             .precision(precision)
             .u32("COUNT", count)
-            .u32("RANK", rows.extents.len())
-            .u32("SRC_OFFSET", rows.offsets[0])
-            .u32("DST_OFFSET", rows.offsets[1])
             .u32("TAPS", self.taps())
             .bool("MAX", self.max)
             .u32("SRC_STRIDE", step.reads[0].strides[self.axis])
             .u32("DST_STRIDE", step.writes[0].strides[self.axis]);
-        b = wgsl::list(b, "EXTENTS", &rows.extents.iter().map(|&n| n.max(1)).collect::<Vec<_>>());
-        b = wgsl::list(wgsl::list(b, "SRC_STRIDES", &rows.strides[0]), "DST_STRIDES", &rows.strides[1]);
-        wgsl::build_flat(b, count.div_ceil(64))
+        wgsl::build_flat(wgsl::walk(b, &rows, &["SRC", "DST"]), count.div_ceil(64))
     }
 
     fn gpu_weights(&self, _step: &Step) -> Vec<f32> {

@@ -92,6 +92,15 @@ impl Walk {
     }
 }
 
+/// Coordinates of a flat position below a shape.
+pub fn coordinates(mut flat: usize, shape: &[usize]) -> Vec<usize> {
+    let mut at = vec![0; shape.len()];
+    for axis in (0..shape.len()).rev() {
+        (at[axis], flat) = (flat % shape[axis], flat / shape[axis]);
+    }
+    at
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,6 +43,32 @@ pub fn list(builder: VariantBuilder, name: &str, values: &[usize]) -> VariantBui
     )
 }
 
+/// Lists with a number for each spatial axis in the order of the file; shaders have the last axis first.
+pub fn spatial_lists(builder: VariantBuilder, lists: &[(&str, &[usize])]) -> VariantBuilder {
+    lists.iter().fold(builder, |b, (name, values)| list(b, name, &values.iter().rev().copied().collect::<Vec<_>>()))
+}
+
+/// Offset and strides of a view `[N, C, spatial...]` in elements, as `NAME_OFFSET`, `NAME_IMAGE`, `NAME_CHANNEL` and the
+/// list `NAME_STRIDES`.
+pub fn spatial_view(builder: VariantBuilder, name: &str, view: &View) -> VariantBuilder {
+    let builder = builder
+        .u32(&format!("{name}_OFFSET"), view.offset)
+        .u32(&format!("{name}_IMAGE"), view.strides[0])
+        .u32(&format!("{name}_CHANNEL"), view.strides[1]);
+    spatial_lists(builder, &[(&format!("{name}_STRIDES"), &view.strides[2..])])
+}
+
+/// The axes of a [`Walk`] in elements: `RANK`, `EXTENTS`, and for each view `NAME_OFFSET` and `NAME_STRIDES`.
+pub fn walk(builder: VariantBuilder, walk: &Walk, names: &[&str]) -> VariantBuilder {
+    let extents: Vec<usize> = walk.extents.iter().map(|&n| n.max(1)).collect();
+    let mut builder = list(builder.u32("RANK", extents.len()), "EXTENTS", &extents);
+    for (i, name) in names.iter().enumerate() {
+        builder = builder.u32(&format!("{name}_OFFSET"), walk.offsets[i]);
+        builder = list(builder, &format!("{name}_STRIDES"), &walk.strides[i]);
+    }
+    builder
+}
+
 /// Offset and strides of a feature map in units of `vec4`, as `NAME_OFFSET`, `NAME_IMAGE`, `NAME_ROW`, `NAME_PIXEL`.
 pub fn place(builder: VariantBuilder, name: &str, map: &FeatureMap) -> VariantBuilder {
     debug_assert!(map.is_aligned(4), "{name} is not aligned to 4 channels: {map:?}");

@@ -1,4 +1,4 @@
-//! Comparisons, logic, Where and Mod. Truths are 0 and 1 where kernels compute them.
+//! Comparisons, logic and Where. Truths are 0 and 1 where kernels compute them.
 
 use super::context::{NodeContext, broadcast_shapes, input, present, stretched};
 use super::dense::{self, Numbers};
@@ -221,65 +221,6 @@ impl Op for Where {
     }
 }
 
-/// ONNX Mod.
-#[derive(Clone, Debug)]
-pub struct Mod {
-    /// The result has the sign of the dividend (C) rather than of the divisor (Python).
-    pub c_sign: bool,
-}
-
-/// ONNX Mod.
-///
-/// # Errors
-/// When an input is missing.
-pub fn build_mod(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
-    context.input(1)?;
-    Ok(Box::new(Mod { c_sign: context.attributes.flag("fmod", false)? }))
-}
-
-impl Op for Mod {
-    fn name(&self) -> &'static str {
-        "Mod"
-    }
-
-    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
-        let (a, b) = (input(inputs, 0)?, input(inputs, 1)?);
-        Ok(vec![Fact::new(a.dtype, &broadcast_shapes(&a.shape, &b.shape)?)])
-    }
-
-    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
-        let evaluate = || {
-            let (shape, a, b) = dense::broadcast_pair(present(inputs, 0)?, present(inputs, 1)?)?;
-            let result = match (dense::numbers(&a), dense::numbers(&b)) {
-                (Numbers::Int(a), Numbers::Int(b)) => {
-                    if b.contains(&0) {
-                        return Err(OpError::Invalid("divides by zero".into()));
-                    }
-                    let one = |(&x, &y): (&i64, &i64)| {
-                        let rest = x.wrapping_rem(y);
-                        if self.c_sign || rest == 0 || (rest < 0) == (y < 0) { rest } else { rest + y }
-                    };
-                    Numbers::Int(a.iter().zip(&b).map(one).collect())
-                }
-                (Numbers::Float(a), Numbers::Float(b)) => {
-                    let one = |(&x, &y): (&f64, &f64)| {
-                        let rest = x % y;
-                        match self.c_sign {
-                            true => rest,
-                            false if rest == 0.0 => 0.0f64.copysign(y),
-                            false => rest + if (rest < 0.0) == (y < 0.0) { 0.0 } else { y },
-                        }
-                    };
-                    Numbers::Float(a.iter().zip(&b).map(one).collect())
-                }
-                _ => return Err(OpError::Invalid(format!("mixes {} and {}", a.dtype(), b.dtype()))),
-            };
-            Ok(vec![dense::from_numbers(&shape, a.dtype(), &result)?])
-        };
-        Some(evaluate())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,18 +239,5 @@ mod tests {
         assert_eq!(eval(&Compare { relation: Relation::Not }, &[&condition]), Ok(vec![1, 0, 1]));
         assert_eq!(eval(&Where, &[&condition, &b, &a]), Ok(vec![1, -1, 3]));
         assert_eq!(eval(&Where, &[&condition, &Tensor::vec_i64(vec![7]), &a]), Ok(vec![1, 7, 3]));
-    }
-
-    #[test]
-    fn remainders_have_the_right_sign() {
-        let (a, b) = (Tensor::vec_i64(vec![-4, 7, 5]), Tensor::vec_i64(vec![2, -3, 8]));
-        assert_eq!(eval(&Mod { c_sign: false }, &[&a, &b]), Ok(vec![0, -2, 5]));
-        assert_eq!(eval(&Mod { c_sign: true }, &[&a, &b]), Ok(vec![0, 1, 5]));
-        assert!(eval(&Mod { c_sign: false }, &[&a, &Tensor::vec_i64(vec![0])]).is_err());
-        let floats = |v: &[f32]| Tensor::from_f32(&[v.len()], v.to_vec()).expect("tensor");
-        let (a, b) = (floats(&[-4.25, 7.5, 5.0, -1.0]), floats(&[2.0, -3.0, 8.0, f32::INFINITY]));
-        let rest = |c_sign| Mod { c_sign }.eval(&[Some(&a), Some(&b)]).expect("folds").expect("floats")[0].to_f32();
-        assert_eq!(rest(false), [1.75, -1.5, 5.0, f32::INFINITY], "the sign of the divisor, as in Python");
-        assert_eq!(rest(true), [-0.25, 1.5, 5.0, -1.0]);
     }
 }

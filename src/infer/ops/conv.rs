@@ -37,13 +37,13 @@ impl Conv {
 pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let x = context.input(0)?;
     if x.shape.len() != 4 || x.dtype != DType::F32 || x.shape.contains(&0) {
-        return super::window_host::build_conv(context);
+        return super::conv_host::build_conv(context);
     }
     let [_, _, h, w] = window::feature_map_shape(&x.shape)?;
     let weights = context.input(1)?;
     let [_, _, kh, kw] = window::feature_map_shape(&weights.shape)?;
     if [Some(weights), context.optional(2)].into_iter().flatten().any(|f| f.constant.is_none()) {
-        return super::window_host::build_conv(context);
+        return super::conv_host::build_conv(context);
     }
     let groups = context.attributes.int("group")?.unwrap_or(1);
     let groups = usize::try_from(groups).map_err(|_| OpError::Invalid(format!("group = {groups}")))?;

@@ -74,6 +74,8 @@ pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
         "Mul" => Function::Mul,
         "Div" => Function::Div,
         "Pow" => Function::Pow,
+        "Mod" if context.attributes.flag("fmod", false)? => Function::Remainder,
+        "Mod" => Function::Modulo,
         "Min" => Function::Min,
         "Max" => Function::Max,
         other => return context.refuse(format!("{other} is not an elementwise function that is known")),
@@ -110,6 +112,17 @@ fn of_floats(function: Function, a: f64, b: f64) -> f64 {
         Function::Mul => a * b,
         Function::Div => a / b,
         Function::Pow => a.powf(b),
+        Function::Remainder => a % b,
+        Function::Modulo => {
+            let rest = a % b;
+            if rest == 0.0 {
+                0f64.copysign(b)
+            } else if (rest < 0.0) == (b < 0.0) {
+                rest
+            } else {
+                rest + b
+            }
+        }
         Function::Min => a.min(b),
         Function::Max => a.max(b),
         Function::Sign if a == 0.0 || a.is_nan() => a,
@@ -143,6 +156,12 @@ fn of_integers(function: Function, a: i64, b: i64) -> Option<i64> {
         Function::Div if b == 0 => return None,
         Function::Div => a.wrapping_div(b),
         Function::Pow => a.wrapping_pow(u32::try_from(b).ok()?),
+        Function::Remainder | Function::Modulo if b == 0 => return None,
+        Function::Remainder => a.wrapping_rem(b),
+        Function::Modulo => {
+            let rest = a.wrapping_rem(b);
+            if rest == 0 || (rest < 0) == (b < 0) { rest } else { rest + b }
+        }
         Function::Min => a.min(b),
         Function::Max => a.max(b),
         _ => return None,
@@ -209,6 +228,7 @@ impl Op for Elementwise {
             Function::Mul => "Mul",
             Function::Div => "Div",
             Function::Pow => "Pow",
+            Function::Remainder | Function::Modulo => "Mod",
             Function::Min => "Min",
             Function::Max => "Max",
             Function::Sign => "Sign",
@@ -308,6 +328,7 @@ impl Op for Elementwise {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infer::import::onnx::proto::AttributeProto;
     use crate::infer::ops::context::build_for_test;
 
     fn eval(function: Function, inputs: &[&Tensor]) -> Result<Tensor, OpError> {
@@ -324,6 +345,24 @@ mod tests {
         assert!(eval(Function::Div, &[&a, &Tensor::vec_i64(vec![0])]).is_err());
         let big = Tensor::vec_i64(vec![(1 << 53) + 1]);
         assert_eq!(eval(Function::Add, &[&big, &b]), Ok(Tensor::vec_i64(vec![(1 << 53) + 3])));
+    }
+
+    #[test]
+    fn remainders_have_the_right_sign() {
+        let (a, b) = (Tensor::vec_i64(vec![-4, 7, 5]), Tensor::vec_i64(vec![2, -3, 8]));
+        assert_eq!(eval(Function::Modulo, &[&a, &b]), Ok(Tensor::vec_i64(vec![0, -2, 5])));
+        assert_eq!(eval(Function::Remainder, &[&a, &b]), Ok(Tensor::vec_i64(vec![0, 1, 5])));
+        assert!(eval(Function::Modulo, &[&a, &Tensor::vec_i64(vec![0])]).is_err());
+        let floats = |v: &[f32]| Tensor::from_f32(&[v.len()], v.to_vec()).expect("tensor");
+        let (a, b) = (floats(&[-4.25, 7.5, 5.0, -1.0]), floats(&[2.0, -3.0, 8.0, f32::INFINITY]));
+        let rest = |function| eval(function, &[&a, &b]).expect("folds").to_f32();
+        assert_eq!(rest(Function::Modulo), [1.75, -1.5, 5.0, f32::INFINITY], "the sign of the divisor, as in Python");
+        assert_eq!(rest(Function::Remainder), [-0.25, 1.5, 5.0, -1.0]);
+        let fact = Fact::of(&a);
+        for (fmod, function) in [(0, Function::Modulo), (1, Function::Remainder)] {
+            let op = build_for_test("Mod", 13, &[AttributeProto::int("fmod", fmod)], &[&fact, &fact]).expect("builds");
+            assert_eq!(op.downcast::<Elementwise>().map(|e| e.function), Some(function));
+        }
     }
 
     #[test]

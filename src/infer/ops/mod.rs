@@ -11,6 +11,7 @@ pub mod constant;
 pub mod context;
 pub mod control_flow;
 pub mod conv;
+pub mod conv_host;
 pub mod dense;
 pub mod elementwise;
 pub mod expand;
@@ -22,6 +23,7 @@ pub mod late;
 pub mod normalise;
 pub mod pad;
 pub mod pool;
+pub mod pool_host;
 pub mod quantise;
 pub mod reduce;
 pub mod reduce_host;
@@ -37,7 +39,7 @@ pub mod split;
 pub mod subpixel;
 pub mod transpose;
 pub mod window;
-pub mod window_host;
+pub mod window_nd;
 
 pub use context::NodeContext;
 
@@ -61,17 +63,17 @@ pub static REGISTRY: &[(&str, Builder)] = &[
     ("Celu", function::build_map),
     ("CenterCropPad", sample::build_center_crop_pad),
     ("Clip", activation::build),
-    ("Col2Im", window_host::build_col2im),
+    ("Col2Im", conv_host::build_col2im),
     ("Compress", index::build_compress),
     ("Concat", concat::build),
     ("Constant", constant::build_constant),
     ("ConstantOfShape", constant::build_constant_of_shape),
     ("Conv", conv::build),
     ("ConvInteger", quantise::build_conv_integer),
-    ("ConvTranspose", window_host::build_conv_transpose),
+    ("ConvTranspose", conv_host::build_conv_transpose),
     ("Cos", elementwise::build),
     ("CumSum", index::build_cum_sum),
-    ("DeformConv", window_host::build_deform_conv),
+    ("DeformConv", conv_host::build_deform_conv),
     ("DepthToSpace", space_depth::build),
     ("DequantizeLinear", quantise::build_dequantize),
     ("Div", elementwise::build),
@@ -111,17 +113,17 @@ pub static REGISTRY: &[(&str, Builder)] = &[
     ("Log", elementwise::build),
     ("LogSoftmax", softmax::build),
     ("LpNormalization", normalise::build_lp),
-    ("LpPool", window_host::build_pool),
+    ("LpPool", pool_host::build_pool),
     ("MatMul", gemm::build_matmul),
     ("MatMulInteger", quantise::build_matmul_integer),
     ("Max", elementwise::build),
     ("MaxPool", pool::build),
-    ("MaxUnpool", window_host::build_max_unpool),
+    ("MaxUnpool", pool_host::build_max_unpool),
     ("Mean", function::build_mean),
     ("MeanVarianceNormalization", normalise::build_mean_variance),
     ("Min", elementwise::build),
     ("Mish", activation::build),
-    ("Mod", compare::build_mod),
+    ("Mod", elementwise::build),
     ("Mul", elementwise::build),
     ("Neg", elementwise::build),
     ("NonMaxSuppression", sample::build_nms),

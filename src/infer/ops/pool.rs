@@ -33,7 +33,7 @@ impl Pool {
 pub fn build(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let x = context.input(0)?;
     if x.shape.len() != 4 || x.dtype != DType::F32 || x.shape.contains(&0) || context.output_count > 1 {
-        return super::window_host::build_pool(context);
+        return super::pool_host::build_pool(context);
     }
     let [_, _, h, w] = window::feature_map_shape(&x.shape)?;
     let kind = if context.op_type == "MaxPool" {

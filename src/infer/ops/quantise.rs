@@ -2,8 +2,8 @@
 //! ConvInteger, QLinearMatMul and QLinearConv. On host tensors; sums are exact.
 
 use super::context::{NodeContext, present, resolve_axis};
+use super::conv_host::ConvNd;
 use super::function::{HostFunction, floats, tensor_of, to_f64};
-use super::window_host::ConvNd;
 use crate::infer::graph::Fact;
 use crate::infer::op::{Op, OpError};
 use crate::infer::tensor::{DType, Tensor};

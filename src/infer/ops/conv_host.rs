@@ -1,127 +1,15 @@
-//! Sliding windows of any dimensionality, on host tensors and by general kernels: convolutions and pools that are not 2-D or that have no
-//! kernel, ConvTranspose, LpPool, MaxPool with indices, MaxUnpool, Col2Im and DeformConv. Sums in f64.
+//! Convolutions on host tensors and by the general kernel: those that are not 2-D or whose weights are computed at run
+//! time, ConvTranspose, Col2Im and DeformConv. Sums in f64.
 
-use super::context::{NodeContext, WINDOW_MAX, check_shape, present};
-use super::function::{HostFunction, floats, step_with_number, tensor_of, to_f64};
+use super::context::{NodeContext, check_shape, present};
+use super::function::{HostFunction, floats, tensor_of, to_f64};
 use super::subpixel::SubPixels;
-use crate::infer::activation::Activation;
+use super::window_nd::{WindowNd, each, inside, list, spatial};
 use crate::infer::graph::{Fact, ValueId};
 use crate::infer::kernels::conv_nd;
-use crate::infer::kernels::elementwise::{Elementwise, Function};
-use crate::infer::kernels::resample::{PLACES_MAX, Resample, Taps};
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::{DType, Tensor};
-use std::sync::Arc;
-
-/// A window over any number of spatial axes.
-#[derive(Clone, Debug)]
-pub struct WindowNd {
-    pub kernel: Vec<usize>,
-    pub stride: Vec<usize>,
-    pub dilation: Vec<usize>,
-    pub before: Vec<usize>,
-    pub after: Vec<usize>,
-}
-
-fn list(context: &NodeContext<'_>, name: &str, count: usize, default: usize) -> Result<Vec<usize>, OpError> {
-    let Some(given) = context.attributes.ints(name)? else { return Ok(vec![default; count]) };
-    let bad = || OpError::Invalid(format!("{name} = {given:?} for {count} numbers"));
-    if given.len() != count || given.iter().any(|g| !(default as i64..=WINDOW_MAX).contains(g)) {
-        return Err(bad());
-    }
-    given.iter().map(|&g| usize::try_from(g).map_err(|_| bad())).collect()
-}
-
-impl WindowNd {
-    /// Reads the attributes for an input whose spatial axes are `size`.
-    ///
-    /// # Errors
-    /// When attributes are missing or contradict each other.
-    pub fn read(context: &NodeContext<'_>, size: &[usize], weights: Option<&[usize]>) -> Result<WindowNd, OpError> {
-        let n = size.len();
-        let kernel = match weights {
-            Some(k) => {
-                let given = context.attributes.ints("kernel_shape")?.map(<[i64]>::to_vec);
-                if given.is_some_and(|g| !g.iter().map(|&v| v as usize).eq(k.iter().copied())) {
-                    return Err(OpError::Invalid(format!("kernel_shape differs from weights {k:?}")));
-                }
-                k.to_vec()
-            }
-            None => list(context, "kernel_shape", n, 1)?,
-        };
-        let (stride, dilation) = (list(context, "strides", n, 1)?, list(context, "dilations", n, 1)?);
-        let pads = list(context, "pads", 2 * n, 0)?;
-        let mut window = WindowNd { kernel, stride, dilation, before: pads[..n].to_vec(), after: pads[n..].to_vec() };
-        match context.attributes.string("auto_pad")?.unwrap_or("NOTSET") {
-            "NOTSET" | "VALID" => {}
-            mode @ ("SAME_UPPER" | "SAME_LOWER") => {
-                for (a, &extent) in size.iter().enumerate().take(n) {
-                    let outputs = extent.div_ceil(window.stride[a]).max(1);
-                    let total = ((outputs - 1) * window.stride[a] + window.reach(a)).saturating_sub(extent);
-                    let (small, large) = (total / 2, total - total / 2);
-                    (window.before[a], window.after[a]) =
-                        if mode == "SAME_UPPER" { (small, large) } else { (large, small) };
-                }
-            }
-            other => return context.refuse(format!("auto_pad = {other} is not known")),
-        }
-        Ok(window)
-    }
-
-    fn reach(&self, a: usize) -> usize {
-        (self.kernel[a].max(1) - 1) * self.dilation[a] + 1
-    }
-
-    fn output(&self, size: &[usize], ceil: bool) -> Result<Vec<usize>, OpError> {
-        (0..size.len())
-            .map(|a| {
-                let padded = size[a] + self.before[a] + self.after[a];
-                let room = padded.checked_sub(self.reach(a)).ok_or_else(|| {
-                    OpError::Invalid(format!("a window reaching {} does not fit {padded}", self.reach(a)))
-                })?;
-                let mut count = if ceil { room.div_ceil(self.stride[a]) } else { room / self.stride[a] } + 1;
-                if ceil && (count - 1) * self.stride[a] >= size[a] + self.before[a] {
-                    count -= 1;
-                }
-                Ok(count)
-            })
-            .collect()
-    }
-
-    /// Where tap `tap` of output `at` lies: coordinates in the unpadded input, possibly outside.
-    fn source(&self, at: &[usize], tap: &[usize]) -> Vec<isize> {
-        (0..at.len())
-            .map(|a| (at[a] * self.stride[a] + tap[a] * self.dilation[a]) as isize - self.before[a] as isize)
-            .collect()
-    }
-}
-
-/// All coordinates below a shape, row-major.
-fn each(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> + '_ {
-    let count: usize = shape.iter().product();
-    (0..count).map(move |mut flat| {
-        let mut at = vec![0; shape.len()];
-        for a in (0..shape.len()).rev() {
-            at[a] = flat % shape[a];
-            flat /= shape[a];
-        }
-        at
-    })
-}
-
-fn inside(at: &[isize], size: &[usize]) -> Option<usize> {
-    at.iter()
-        .zip(size)
-        .try_fold(0usize, |flat, (&i, &n)| usize::try_from(i).ok().filter(|&i| i < n).map(|i| flat * n + i))
-}
-
-fn spatial(shape: &[usize]) -> Result<(usize, usize, Vec<usize>), OpError> {
-    match shape {
-        [n, c, rest @ ..] if !rest.is_empty() => Ok((*n, *c, rest.to_vec())),
-        _ => Err(OpError::Invalid(format!("shape {shape:?} has no spatial axes"))),
-    }
-}
 
 /// The numbers of a convolution: `x [N, C, ...]`, `weights [M, C/groups, ...]`.
 pub struct ConvNd {
@@ -216,7 +104,7 @@ pub fn build_conv(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError>
 }
 
 /// One step that reads x, weights and perhaps a bias wherever they lie.
-pub(super) fn lower_in_memory(
+fn lower_in_memory(
     l: &mut Lowering<'_>,
     kernel: conv_nd::ConvNd,
     inputs: &[Option<ValueId>],
@@ -348,189 +236,6 @@ pub fn build_conv_transpose(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>
     Ok(HostFunction::with_kernels("ConvTranspose", vec![fact], compute, lower))
 }
 
-/// ONNX MaxPool (with Indices), AveragePool and LpPool of any dimensionality.
-///
-/// # Errors
-/// When an attribute has a value outside the standard.
-pub fn build_pool(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
-    let x = context.input(0)?;
-    let (n, c, size) = spatial(&x.shape)?;
-    let window = WindowNd::read(context, &size, None)?;
-    let ceil = context.attributes.flag("ceil_mode", false)?;
-    let output = window.output(&size, ceil)?;
-    let (mut include_pad, mut column_major, mut p) = (false, false, 2.0);
-    let name = match context.op_type {
-        "MaxPool" => {
-            column_major = context.attributes.flag("storage_order", false)?;
-            "MaxPool"
-        }
-        "LpPool" => {
-            p = context.attributes.int("p")?.unwrap_or(2) as f64;
-            "LpPool"
-        }
-        _ => {
-            include_pad = context.attributes.flag("count_include_pad", false)?;
-            "AveragePool"
-        }
-    };
-    let shape = [&[n, c], &output[..]].concat();
-    let mut outputs = vec![Fact::new(x.dtype, &shape)];
-    if name == "MaxPool" && context.output_count > 1 {
-        outputs.push(Fact::new(DType::I64, &shape));
-    }
-    let with_indices = outputs.len() > 1;
-    let separable = SeparablePool { name, window: window.clone(), include_pad, p };
-    let lower = move |l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]| match with_indices {
-        true => Err(OpError::Unsupported("gives indices; computed on the CPU only".into())),
-        false => separable.lower(l, inputs, outputs),
-    };
-    let compute = move |inputs: &[Option<&Tensor>]| {
-        let (x, values) = floats(inputs, 0)?;
-        let pixels: usize = size.iter().product();
-        let (mut y, mut indices) = (Vec::with_capacity(shape.iter().product()), Vec::new());
-        for plane in 0..n * c {
-            for at in each(&output) {
-                let (mut best, mut best_at, mut sum, mut count) = (f64::NEG_INFINITY, 0, 0.0, 0usize);
-                for tap in each(&window.kernel) {
-                    let source = window.source(&at, &tap);
-                    // What ceil mode adds behind the padding does not count.
-                    let padded = (0..size.len()).all(|a| source[a] < (size[a] + window.after[a]) as isize);
-                    count += usize::from(padded && include_pad);
-                    let Some(pixel) = inside(&source, &size) else { continue };
-                    count += usize::from(!include_pad);
-                    let value = values[plane * pixels + pixel];
-                    sum += if name == "LpPool" { value.abs().powf(p) } else { value };
-                    if value > best || value.is_nan() {
-                        best = value;
-                        let within = match column_major {
-                            false => pixel,
-                            true => source.iter().zip(&size).rev().fold(0, |flat, (&i, &n)| flat * n + i as usize),
-                        };
-                        best_at = plane * pixels + within;
-                    }
-                }
-                y.push(match name {
-                    "MaxPool" => best,
-                    "LpPool" => sum.powf(1.0 / p),
-                    _ => sum / count.max(1) as f64,
-                });
-                indices.push(best_at as i64);
-            }
-        }
-        let indices = Tensor::from_i64(&shape, indices).map_err(OpError::Invalid)?;
-        Ok(vec![tensor_of(&shape, x.dtype(), y)?, indices])
-    };
-    Ok(HostFunction::with_kernels(name, outputs, compute, lower))
-}
-
-/// A pool as one pass along each spatial axis: maxima, sums and counts of windows separate.
-struct SeparablePool {
-    name: &'static str,
-    window: WindowNd,
-    include_pad: bool,
-    p: f64,
-}
-
-impl SeparablePool {
-    /// What output `out` sees along axis `a` of `from` elements.
-    fn taps(&self, a: usize, from: usize, out: usize) -> Taps {
-        let window = &self.window;
-        let padded = |tap: usize| out * window.stride[a] + tap * window.dilation[a];
-        let seen =
-            (0..window.kernel[a]).filter_map(|tap| padded(tap).checked_sub(window.before[a]).filter(|&i| i < from));
-        let taps: Vec<usize> = seen.collect();
-        let count = match self.include_pad {
-            true => (0..window.kernel[a]).filter(|&t| padded(t) < window.before[a] + from + window.after[a]).count(),
-            false => taps.len(),
-        };
-        let weight = if self.name == "AveragePool" { 1.0 / count.max(1) as f32 } else { 1.0 };
-        Taps { bias: 0.0, taps: taps.into_iter().map(|i| (i, weight)).collect() }
-    }
-
-    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
-        let mut source = l.read(present(inputs, 0)?)?;
-        let target = l.write(present(&[outputs.first().copied()], 0)?);
-        let power = self.name == "LpPool";
-        if source.shape.iter().any(|&n| n >= PLACES_MAX) || (power && self.p < 1.0) {
-            return Err(OpError::Unsupported(format!("p = {}; computed on the CPU only", self.p)));
-        }
-        let function = |function| Elementwise { function, activation: Activation::None };
-        if power {
-            let terms = l.temporary("terms", &source.shape);
-            if self.p == 2.0 {
-                l.step(function(Function::Mul), vec![source.clone(), source], vec![terms.clone()]);
-            } else {
-                l.step(function(Function::Abs), vec![source], vec![terms.clone()]);
-            }
-            source = terms;
-            if self.p != 1.0 && self.p != 2.0 {
-                let powers = l.temporary("powers", &source.shape);
-                step_with_number(l, (Function::Pow, self.p), Activation::None, source, powers.clone())?;
-                source = powers;
-            }
-        }
-        let root = power && self.p != 1.0;
-        let axes = self.window.kernel.len();
-        for a in 0..axes {
-            let (axis, from) = (a + 2, source.shape[a + 2]);
-            let mut shape = source.shape.clone();
-            shape[axis] = target.shape[axis];
-            let table: Vec<Taps> = (0..shape[axis]).map(|out| self.taps(a, from, out)).collect();
-            let to = if a + 1 == axes && !root { target.clone() } else { l.temporary("pooled", &shape) };
-            let kernel = Resample { axis, table: Arc::new(table), max: self.name == "MaxPool" };
-            l.step(kernel, vec![source], vec![to.clone()]);
-            source = to;
-        }
-        match root {
-            true if self.p == 2.0 => l.step(function(Function::Sqrt), vec![source], vec![target]),
-            true => step_with_number(l, (Function::Pow, 1.0 / self.p), Activation::None, source, target)?,
-            false => {}
-        }
-        Ok(())
-    }
-}
-
-/// ONNX MaxUnpool.
-///
-/// # Errors
-/// When the output's shape is computed at run time.
-pub fn build_max_unpool(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
-    let x = context.input(0)?;
-    let (n, c, size) = spatial(&x.shape)?;
-    let window = WindowNd::read(context, &size, None)?;
-    let natural: Vec<usize> = (0..size.len())
-        .map(|a| {
-            ((size[a] - 1) * window.stride[a] + window.kernel[a]).saturating_sub(window.before[a] + window.after[a])
-        })
-        .collect();
-    let natural = [&[n, c], &natural[..]].concat();
-    let shape: Vec<usize> = match context.optional_constant(2, "output_shape")? {
-        Some(given) => given.to_i64().iter().map(|&d| d as usize).collect(),
-        None => natural.clone(),
-    };
-    if shape.len() != natural.len() || shape.iter().zip(&natural).any(|(s, n)| s < n) {
-        return Err(OpError::Invalid(format!("output_shape = {shape:?}, {natural:?} is needed")));
-    }
-    check_shape(&shape)?;
-    Ok(HostFunction::boxed("MaxUnpool", vec![Fact::new(x.dtype, &shape)], move |inputs| {
-        let (x, values) = floats(inputs, 0)?;
-        let indices = present(inputs, 1)?.to_i64();
-        // Indices count in the natural output; a larger one is filled from its corner.
-        let mut y = vec![0.0; shape.iter().product()];
-        for (value, index) in values.iter().zip(indices) {
-            let mut rest = usize::try_from(index).map_err(|_| OpError::Invalid(format!("index {index}")))?;
-            let mut at = vec![0; natural.len()];
-            for a in (0..natural.len()).rev() {
-                at[a] = rest % natural[a].max(1);
-                rest /= natural[a].max(1);
-            }
-            let to = at.iter().zip(&shape).fold(0, |flat, (&i, &n)| flat * n + i);
-            *y.get_mut(to).ok_or_else(|| OpError::Invalid(format!("index {index}")))? = *value;
-        }
-        Ok(vec![tensor_of(&shape, x.dtype(), y)?])
-    }))
-}
-
 /// ONNX Col2Im.
 ///
 /// # Errors
@@ -652,19 +357,5 @@ mod tests {
         assert_eq!(eval("Conv", &[]), [21.0, 32.0, 43.0]);
         assert_eq!(eval("ConvTranspose", &[]), [1.0, 12.0, 23.0, 34.0, 40.0]);
         assert_eq!(eval("ConvTranspose", &[AttributeProto::ints("strides", &[2])])[..4], [1.0, 10.0, 2.0, 20.0]);
-    }
-
-    #[test]
-    fn pools_of_any_dimensionality() {
-        let x = Tensor::from_f32(&[1, 1, 5], vec![1.0, 5.0, 3.0, -4.0, 2.0]).expect("tensor");
-        let attributes = [AttributeProto::ints("kernel_shape", &[2]), AttributeProto::ints("strides", &[2])];
-        let eval = |name: &str| {
-            let op = build_for_test(name, 13, &attributes, &[&Fact::of(&x)]).expect("builds");
-            op.eval(&[Some(&x)]).expect("folds").expect("evaluates")
-        };
-        assert_eq!(eval("MaxPool")[0].to_f32(), [5.0, 3.0]);
-        assert_eq!(eval("MaxPool")[1].to_i64(), [1, 2]);
-        assert_eq!(eval("AveragePool")[0].to_f32(), [3.0, -0.5]);
-        assert_eq!(eval("LpPool")[0].to_f32()[1], 5.0);
     }
 }
