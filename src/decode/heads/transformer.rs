@@ -1,7 +1,8 @@
 //! Transformers whose queries are the detections: nothing is suppressed. On the CPU.
 //!
 //! - `rt_detr`: RT-DETR as the ultralytics exporter writes it. `[1, Q, 4+C]`, a row cx cy w h in 0 to 1, then class
-//!   probabilities. Lv et al., "DETRs Beat YOLOs on Real-time Object Detection", arXiv 2304.08069.
+//!   probabilities; newer versions write `[1, Q, 6]`, the best pairs of query and class: cx cy w h as before, score,
+//!   class. Lv et al., "DETRs Beat YOLOs on Real-time Object Detection", arXiv 2304.08069.
 //! - `detr`: `pred_logits` `[1, Q, C+1]` and `pred_boxes` `[1, Q, 4]`, boxes as above; the score is the softmax over the
 //!   classes and, last, "no object". Carion et al., "End-to-End Object Detection with Transformers", arXiv 2005.12872.
 
@@ -19,11 +20,25 @@ use crate::letterbox::Fit;
 /// Queries that are read at most where the file leaves their number open.
 const LATE_QUERIES: usize = 65_536;
 
+/// Class numbers that a row may have where no metadata name the classes.
+const UNNAMED_CLASSES: usize = 2048;
+
 /// Numbers of queries that published networks have.
 const QUERIES: [usize; 3] = [100, 300, 900];
 
 /// Columns of rows that `end_to_end` reads: boxes alone, with an angle, with COCO's keypoints.
 const FINAL_COLUMNS: [usize; 3] = [6, 7, 57];
+
+/// What stands beside a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scores {
+    /// A probability of each class.
+    Probabilities,
+    /// A logit of each class, and a last one for "no object".
+    Logits,
+    /// One score and the number of its class.
+    Chosen,
+}
 
 #[derive(Clone, Debug)]
 struct Transformer {
@@ -32,8 +47,7 @@ struct Transformer {
     /// Output, and its first column.
     boxes: (usize, usize),
     scores: (usize, usize),
-    /// Scores are logits, and a last one stands for "no object".
-    softmax: bool,
+    kind: Scores,
     input_px: [usize; 2],
     inputs: Vec<(String, Tensor)>,
 }
@@ -55,12 +69,17 @@ fn fitted(head: Transformer, (mean, std): ([f32; 3], [f32; 3])) -> Fitted {
 pub fn fit_rt_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
     signature.check_task(&["detect"])?;
     let is_said = signature.named || signature.is_rt_detr();
+    // The number of a class is an integer that was cast.
+    let is_chosen = !signature.outputs.is_empty() && signature.origins(0).contains(&"Cast");
     let (queries, columns) = match (signature.single(3), late_table(signature)) {
         (Ok(shape), _) => (shape[1], shape[2]),
         // A shape that depends on the picture: the choice of the queries is computed at run time.
         (_, Some(LateTable { rows, columns, prototypes: None, .. })) if is_said => {
             let named = signature.named_classes().map(|classes| 4 + classes);
-            let columns = columns.or(named).ok_or("neither its output nor metadata tell the number of classes")?;
+            let columns = columns
+                .or(is_chosen.then_some(6))
+                .or(named)
+                .ok_or("neither its output nor metadata tell the number of classes")?;
             (rows.unwrap_or(LATE_QUERIES), columns)
         }
         (Err(why), _) => return Err(why),
@@ -72,7 +91,8 @@ pub fn fit_rt_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
     if !is_said && (!QUERIES.contains(&queries) || is_grid) {
         return Err(format!("{queries} rows are not the usual numbers of queries"));
     }
-    let classes = columns - 4;
+    let is_chosen = is_chosen && columns == 6;
+    let classes = if is_chosen { signature.named_classes().unwrap_or(UNNAMED_CLASSES) } else { columns - 4 };
     if !is_said && FINAL_COLUMNS.contains(&columns) && signature.named_classes() != Some(classes) {
         return Err(format!("rows of {columns} numbers may be final ones: box, score, class and more"));
     }
@@ -82,7 +102,7 @@ pub fn fit_rt_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
         classes,
         boxes: (0, 0),
         scores: (0, 4),
-        softmax: false,
+        kind: if is_chosen { Scores::Chosen } else { Scores::Probabilities },
         input_px: [signature.width, signature.height],
         inputs: Vec::new(),
     };
@@ -112,7 +132,7 @@ pub fn fit_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
         classes: columns - 1,
         boxes: (boxes, 0),
         scores: (logits, 0),
-        softmax: true,
+        kind: Scores::Logits,
         input_px: [signature.width, signature.height],
         inputs: signature.further_inputs().into_iter().map(mask).collect::<Result<_, _>>()?,
     };
@@ -137,7 +157,11 @@ impl Head for Transformer {
     }
 
     fn check(&self, outputs: &[OutputRef<'_>]) -> Result<(), String> {
-        let (boxes, columns) = if self.softmax { (4, self.classes + 1) } else { (4 + self.classes, 4 + self.classes) };
+        let (boxes, columns) = match self.kind {
+            Scores::Probabilities => (4 + self.classes, 4 + self.classes),
+            Scores::Logits => (4, 1 + self.classes),
+            Scores::Chosen => (6, 6),
+        };
         for (output, width) in [(self.boxes.0, boxes), (self.scores.0, columns)] {
             match outputs[output].view.shape[..] {
                 [1, queries, found] if queries <= self.queries && found == width => {}
@@ -153,7 +177,7 @@ impl Head for Transformer {
             (values, Matrix::of(view, 1, 2).columns(first, count))
         };
         let (box_values, boxes) = columns(self.boxes, 4);
-        let (values, scores) = columns(self.scores, self.classes);
+        let (values, scores) = columns(self.scores, if self.kind == Scores::Chosen { 2 } else { self.classes });
         let mut found = |query: usize, class: usize, score: f32| {
             let size = self.input_px.map(|side| side as f32);
             let [cx, cy, w, h] = [0, 1, 2, 3].map(|k| boxes.at(box_values, query, k) * size[k % 2]);
@@ -165,9 +189,21 @@ impl Head for Transformer {
                 reserved: 0,
             });
         };
-        if !self.softmax {
-            scan(values, &scores, filter.threshold, filter.multi_label, |_| true, found);
-            return;
+        match self.kind {
+            Scores::Probabilities => {
+                scan(values, &scores, filter.threshold, filter.multi_label, |_| true, found);
+                return;
+            }
+            Scores::Chosen => {
+                for query in 0..scores.rows {
+                    let (score, class) = (scores.at(values, query, 0), scores.at(values, query, 1));
+                    if score >= filter.threshold && (0.0..self.classes as f32).contains(&class) {
+                        found(query, class as usize, score);
+                    }
+                }
+                return;
+            }
+            Scores::Logits => {}
         }
         // The threshold is one of shares: every query's best logits are looked at first.
         scan(
@@ -263,6 +299,27 @@ mod tests {
             .collect();
         assert!(expected.iter().all(|e| e.0 % 3 != 0));
         assert_same(&decode(&*r.head, &tables, 0.3, false), &expected, 0.3);
+    }
+
+    #[test]
+    fn queries_with_their_score_and_class() {
+        let mut g = graph(96, 64, &[("output0", &[1, 300, 6], &["GatherElements", "TopK", "Cast"])]);
+        g.metadata.insert("head".into(), "RTDETRDecoder".into());
+        g.metadata.insert("names".into(), "{0: 'a', 1: 'b', 2: 'c'}".into());
+        let r = recognise(&g, None).expect("recognised");
+        assert_eq!((r.name, r.head.classes()), ("rt_detr", 3));
+        late(&mut g, 0, DType::F32, &[None; 3]);
+        let r = recognise(&g, None).expect("recognised");
+        let mut next = noise(4);
+        // Every fifth class is one too many.
+        let table = Table::new(&[1, 300, 6], |at| if at[2] == 5 { (at[1] % 5).min(3) as f32 } else { next() });
+        let v = |q: usize, k: usize| table.at(&[0, q, k]);
+        let expected: Vec<Expected> = (0..300)
+            .filter(|&q| v(q, 5) < 3.0 && v(q, 4) >= 0.4)
+            .map(|q| (q, v(q, 5) as usize, v(q, 4), bounds(|k| v(q, k))))
+            .collect();
+        references(std::slice::from_ref(&table), |outputs| r.head.check(outputs).expect("fits"));
+        assert_same(&decode(&*r.head, std::slice::from_ref(&table), 0.4, false), &expected, 0.4);
     }
 
     #[test]
