@@ -11,7 +11,7 @@ use eyas::acquire::pattern::Pattern;
 use eyas::acquire::scenes::Shapes;
 use eyas::draw::Style;
 use eyas::gpu::live::{LiveOverlay, Target};
-use eyas::gpu::{Gpu, offscreen, test_gpu};
+use eyas::gpu::{Gpu, GpuApi, GpuOptions, offscreen, test_gpu};
 use eyas::live::headless::HeadlessOptions;
 use eyas::live::{FrameResult, Headless, MapOperations};
 use eyas::{Backend, DecodeOptions, Detector, Frame, Model, PixelFormat, Session, SessionOptions};
@@ -170,17 +170,16 @@ fn landmarks_are_drawn_without_a_readback() {
     assert!(agreement(&host_pictures[0], &pictures[0], 2) > 0.999);
 }
 
-/// Opens a device of its own: the shared one counts what other tests read back.
+/// A device of its own, taken over as a host application's: the shared one counts what other tests read back. From an
+/// adapter of its own, see [`Gpu::from_device`].
 fn own_gpu() -> Option<Arc<Gpu>> {
     let shared = test_gpu()?;
-    let (_, adapter) = shared.origin.as_ref()?;
-    let descriptor = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
-        required_limits: adapter.limits(),
-        ..wgpu::DeviceDescriptor::default()
-    };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
-    Some(Gpu::from_device(device, queue))
+    let apis = [GpuApi::Vulkan, GpuApi::Metal, GpuApi::Gles];
+    let api = apis.into_iter().find(|api| api.to_string() == shared.adapter.backend);
+    let options = GpuOptions { api, allow_software: true, ..GpuOptions::default() };
+    let own = Gpu::open(&options).expect("another device of the kind");
+    own.device.on_uncaptured_error(Arc::new(|error| panic!("{error}")));
+    Some(Gpu::from_device(own.device.clone(), own.queue.clone()))
 }
 
 /// Open handles and resident bytes of this process, where the system tells.
