@@ -124,6 +124,8 @@ struct App {
     is_paused: bool,
     shows_help: bool,
     is_hidden: bool,
+    /// The source told of something since the last look.
+    has_news: bool,
     /// When a hidden window was tried last.
     tried: Instant,
     /// The last frame must be inferred again, as the threshold or the backend changed while paused.
@@ -190,6 +192,7 @@ pub fn run(
         is_paused: false,
         shows_help: false,
         is_hidden: false,
+        has_news: false,
         tried: Instant::now(),
         is_stale: false,
         has_ended: false,
@@ -680,11 +683,11 @@ impl ApplicationHandler for App {
         }
     }
 
-    fn user_event(&mut self, event_loop: &ActiveEventLoop, (): ()) {
-        // A hidden window gets no redraw events on some systems.
-        if self.is_hidden {
-            self.step(event_loop);
-        } else {
+    fn user_event(&mut self, _: &ActiveEventLoop, (): ()) {
+        // No more than a note: winit hands all of these out before the window's own events. The source sends one for each
+        // frame, so work that is slower than the source would keep keys and the window's return away for ever.
+        self.has_news = true;
+        if !self.is_hidden {
             self.request_redraw();
         }
     }
@@ -720,6 +723,10 @@ impl ApplicationHandler for App {
     }
 
     fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        // A hidden window gets no redraw events on some systems.
+        if std::mem::take(&mut self.has_news) && self.is_hidden {
+            self.step(event_loop);
+        }
         let wakes = if self.is_hidden {
             // Whether it is still hidden is found by trying.
             if self.tried.elapsed() >= HIDDEN && self.window.as_ref().is_some_and(|w| w.inner_size().width > 0) {
