@@ -3,6 +3,8 @@
 //! Nothing that a window system does ends it: a surface that is outdated or lost is made again, a device that is lost is
 //! opened again, and while nothing of the window can be seen, frames are still inferred.
 
+mod keys;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,14 +14,13 @@ use winit::application::ApplicationHandler;
 use winit::dpi::PhysicalSize;
 use winit::event::{ElementState, KeyEvent, WindowEvent};
 use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop};
-use winit::keyboard::{Key, NamedKey};
-use winit::window::{Fullscreen, Window, WindowId};
+use winit::window::{Window, WindowId};
 
 use super::meter::{FrameTimes, REFRESH};
 use super::surface::{Acquired, Surface};
-use super::{CONFIDENCE, CONFIDENCE_STEP, FrameResult, KEYS, MapOperations, Meter, Placement};
+use super::{FrameResult, KEYS, MapOperations, Meter, Placement};
 use crate::acquire::capture::{Capture, CaptureOptions, Captured, Event, Pace, Reopen};
-use crate::acquire::{Picture, Source, pictures};
+use crate::acquire::{Picture, Source};
 use crate::decode::DecodeOptions;
 use crate::detector::Detector;
 use crate::draw::Style;
@@ -508,83 +509,6 @@ impl App {
         }
         self.text_is_old = false;
         view.overlay.set_text(&list)?;
-        Ok(())
-    }
-
-    fn save(&mut self) -> Result<(), Error> {
-        if self.last.is_none() {
-            self.say("no frame to save yet".into());
-            return Ok(());
-        }
-        let Some(view) = &mut self.view else { return Ok(()) };
-        let detector = if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() };
-        let Some(detector) = detector else { return Ok(()) };
-        let before = view.surface.gpu.map_operations();
-        let size_px = view.surface.size_px();
-        let picture = offscreen::snapshot(&mut view.overlay, detector, size_px, view.surface.format)?;
-        view.saved_reads += view.surface.gpu.map_operations() - before;
-        let path = loop {
-            let path = self.options.directory.join(format!("eyas-{:04}.png", self.saves));
-            self.saves += 1;
-            if !path.exists() {
-                break path;
-            }
-        };
-        match pictures::save(&path, &picture) {
-            Ok(()) => self.say(format!("saved {}", path.display())),
-            Err(e) => self.say(e.to_string()),
-        }
-        Ok(())
-    }
-
-    fn press(&mut self, key: &Key, event_loop: &ActiveEventLoop) -> Result<(), Error> {
-        let text = match key {
-            Key::Named(NamedKey::Escape) => "q",
-            Key::Named(NamedKey::Space) => " ",
-            Key::Character(text) => text.as_str(),
-            _ => return Ok(()),
-        };
-        match text {
-            "q" | "Q" => event_loop.exit(),
-            " " => {
-                self.is_paused = !self.is_paused;
-                self.capture.set_paused(self.is_paused);
-                self.meter.pause();
-            }
-            "s" | "S" => self.save()?,
-            "b" | "B" => {
-                // Results of frames under way belong to the backend that they ran on.
-                self.deliver(true)?;
-                self.on_gpu = !self.on_gpu;
-                self.meter.restart();
-                if let Err(e) = self.make_detector() {
-                    self.on_gpu = !self.on_gpu;
-                    self.say(e.to_string());
-                } else {
-                    self.is_stale = true;
-                    self.say(format!("inference on the {}", if self.on_gpu { "GPU" } else { "CPU" }));
-                }
-            }
-            "+" | "=" | "-" => {
-                let step = if text == "-" { -CONFIDENCE_STEP } else { CONFIDENCE_STEP };
-                let old = self.confidence.unwrap_or(*CONFIDENCE.start());
-                // Whole steps, so that up and down meet.
-                let new = ((old + step) / CONFIDENCE_STEP).round() * CONFIDENCE_STEP;
-                self.confidence = Some(new.clamp(*CONFIDENCE.start(), *CONFIDENCE.end()));
-                self.make_detector()?;
-                self.is_stale = true;
-            }
-            "f" | "F" => {
-                if let Some(window) = &self.window {
-                    let next = window.fullscreen().is_none().then_some(Fullscreen::Borderless(None));
-                    window.set_fullscreen(next);
-                }
-            }
-            "h" | "H" => self.shows_help = !self.shows_help,
-            _ => return Ok(()),
-        }
-        self.meter.hurry();
-        self.request_redraw();
         Ok(())
     }
 }
