@@ -6,7 +6,8 @@
 # cargo-zigbuild in .ci/venv.
 #
 #   scripts/cross.sh apple                    # about 12 minutes of CPU time
-#   scripts/cross.sh linux [PHOTO NETWORK]    # compared beside the network of this repository; target/release/eyas is there
+#   scripts/cross.sh linux [PHOTO NETWORK]    # about 45 minutes of CPU time, so the gate leaves it out; target/release/eyas
+#                                             # must be there; PHOTO NETWORK: compared beside this repository's network
 #   scripts/cross.sh neon                     # every NEON kernel against its twin, by the library's own tests
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -182,6 +182,7 @@ def every_key(eyas, api, pictures):
         time.sleep(2)
         window.do("windowmap")
         until("playing after it was minimised", lambda: not still())
+        shot("back")
         said = window.quit()
         summary = [line for line in said.splitlines() if "shown" in line or "map operations" in line]
         print(f"{api}: every key, three sizes, fullscreen, minimised and back;", *summary, sep="\n  ")

@@ -2,7 +2,7 @@
 
 #![cfg(feature = "gpu")]
 
-mod faces;
+mod networks;
 
 use std::sync::Arc;
 
@@ -10,11 +10,13 @@ use eyas::acquire::Source;
 use eyas::acquire::pattern::Pattern;
 use eyas::acquire::scenes::Shapes;
 use eyas::draw::Style;
+use eyas::draw::palette::class_colour;
 use eyas::gpu::live::{LiveOverlay, Target};
-use eyas::gpu::{Gpu, offscreen, test_gpu};
+use eyas::gpu::{Gpu, GpuApi, GpuOptions, offscreen, test_gpu};
 use eyas::live::headless::HeadlessOptions;
 use eyas::live::{FrameResult, Headless, MapOperations};
 use eyas::{Backend, DecodeOptions, Detector, Frame, Model, PixelFormat, Session, SessionOptions};
+use networks::Further;
 
 fn model() -> Model {
     Model::from_onnx(include_bytes!("../models/shapes.onnx"), "shapes.onnx").expect("the network loads")
@@ -136,7 +138,7 @@ fn what_only_the_host_decodes_is_shown_too() {
 #[test]
 fn landmarks_are_drawn_without_a_readback() {
     let Some(gpu) = own_gpu() else { return };
-    let model = faces::model();
+    let model = networks::faces();
     let options = DecodeOptions { max_detections: Some(20), ..DecodeOptions::default() };
     let clip = frames(3, 320, 240);
     for size_px in [None, Some([401, 223])] {
@@ -155,7 +157,7 @@ fn landmarks_are_drawn_without_a_readback() {
     let (pictures, results) = drawn(&options);
     let [x, y] = results[0].detections[0].landmarks[2].map(|v| v as usize);
     let at = 3 * (y * 320 + x);
-    assert_eq!(pictures[0].bytes[at..at + 3], eyas::draw::palette::class_colour(0)[..3], "a nose");
+    assert_eq!(pictures[0].bytes[at..at + 3], class_colour(0)[..3], "a nose");
 
     let before = gpu.map_operations();
     let mut live = Headless::new(with_on_gpu(&model, &gpu, &options), None, HeadlessOptions::default());
@@ -170,17 +172,76 @@ fn landmarks_are_drawn_without_a_readback() {
     assert!(agreement(&host_pictures[0], &pictures[0], 2) > 0.999);
 }
 
-/// Opens a device of its own: the shared one counts what other tests read back.
+/// Masks, keypoints and turned boxes are found and laid out on the host, also where the network runs on the GPU.
+#[test]
+fn masks_keypoints_and_turned_boxes_are_drawn() {
+    let Some(gpu) = test_gpu() else { return };
+    let clip = frames(2, 160, 120);
+    for further in [Further::Masks, Further::Keypoints, Further::Angle] {
+        let model = networks::table(further);
+        let options = DecodeOptions { max_detections: Some(8), ..DecodeOptions::default() };
+        for size_px in [None, Some([201, 113])] {
+            let (gpu_pictures, gpu_results) = play(with_on_gpu(&model, &gpu, &options), size_px, &clip);
+            let (cpu_pictures, cpu_results) = play(with_on_cpu(&model, &options), size_px, &clip);
+            same_results(&gpu_results, &cpu_results);
+            for (a, b) in gpu_pictures.iter().zip(&cpu_pictures) {
+                let share = agreement(a, b, 2);
+                assert!(share > 0.995, "{further:?} at {size_px:?}: {share}");
+            }
+        }
+
+        // One object alone, and large, so that little covers what is looked for.
+        let large = frames(1, 320, 240);
+        let one = DecodeOptions { max_detections: Some(1), ..DecodeOptions::default() };
+        let (pictures, results) = play(with_on_gpu(&model, &gpu, &one), None, &large);
+        let found = &results[0].detections[0];
+        let colour = class_colour(found.class);
+        let at = |frame: &Frame, x: u32, y: u32| -> [u8; 3] {
+            let byte = 3 * (y * frame.width + x) as usize;
+            std::array::from_fn(|k| frame.bytes[byte + k])
+        };
+        let is_drawn_at = |[x, y]: [f32; 2]| at(&pictures[0], x as u32, y as u32) == colour[..3];
+        match further {
+            Further::Masks => {
+                let mask = found.mask.as_ref().expect("a mask");
+                let inside: Vec<(u32, u32)> =
+                    mask.spans().flat_map(|(y, from, to)| (from..to).map(move |x| (x, y))).collect();
+                // 115 of 255 parts of the class's colour on the picture; box and label cover the others.
+                let is_tinted = |&&(x, y): &&(u32, u32)| {
+                    let (before, after) = (at(&large[0], x, y), at(&pictures[0], x, y));
+                    (0..3).all(|k| {
+                        let mixed = (140.0 * f32::from(before[k]) + 115.0 * f32::from(colour[k])) / 255.0;
+                        (mixed - f32::from(after[k])).abs() < 2.0
+                    })
+                };
+                let tinted = inside.iter().filter(is_tinted).count();
+                assert!(tinted > 100 && 2 * tinted > inside.len(), "{tinted} of {} pixels", inside.len());
+            }
+            Further::Keypoints => {
+                assert_eq!(found.landmarks.len(), 3);
+                assert!(found.landmarks.iter().all(|&point| is_drawn_at(point)), "{:?}", found.landmarks);
+            }
+            Further::Angle => {
+                let quad = found.quad.as_ref().expect("a turned box");
+                let inside = |c: &[f32; 2]| (0.0..320.0).contains(&c[0]) && (0.0..240.0).contains(&c[1]);
+                let corners: Vec<_> = quad.corners.into_iter().filter(inside).collect();
+                assert!(corners.len() >= 2 && quad.angle.abs() > 0.1, "{quad:?}");
+                assert!(corners.iter().filter(|&&corner| is_drawn_at(corner)).count() >= 2, "{quad:?}");
+            }
+        }
+    }
+}
+
+/// A device of its own, taken over as a host application's: the shared one counts what other tests read back. From an
+/// adapter of its own, see [`Gpu::from_device`].
 fn own_gpu() -> Option<Arc<Gpu>> {
     let shared = test_gpu()?;
-    let (_, adapter) = shared.origin.as_ref()?;
-    let descriptor = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
-        required_limits: adapter.limits(),
-        ..wgpu::DeviceDescriptor::default()
-    };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
-    Some(Gpu::from_device(device, queue))
+    let apis = [GpuApi::Vulkan, GpuApi::Metal, GpuApi::Gles];
+    let api = apis.into_iter().find(|api| api.to_string() == shared.adapter.backend);
+    let options = GpuOptions { api, allow_software: true, ..GpuOptions::default() };
+    let own = Gpu::open(&options).expect("another device of the kind");
+    own.device.on_uncaptured_error(Arc::new(|error| panic!("{error}")));
+    Some(Gpu::from_device(own.device.clone(), own.queue.clone()))
 }
 
 /// Open handles and resident bytes of this process, where the system tells.

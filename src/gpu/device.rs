@@ -290,6 +290,10 @@ impl Gpu {
     }
 
     /// Takes over a device of the host application. Its callbacks are left alone.
+    ///
+    /// On GLES an adapter should give one device: all of its devices share one GL context, and wgpu 30 deletes the vertex
+    /// array object that is bound in it with any of them. The others go on without error, but their indirect draws, and
+    /// so all boxes and labels, are missing from then on. Enumerate the adapters again for a second device.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Arc<Gpu> {
         let report = AdapterReport::new(&device.adapter_info(), device.features(), &device.limits());
         Arc::new(Gpu::assemble(device, queue, report, false))

@@ -4,25 +4,24 @@
 //! The target is any texture view: a window's surface, an offscreen texture, or a texture of a host application whose
 //! device was handed in with [`Gpu::from_device`].
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::buffer::Readback;
 use super::dispatch::Dispatch;
 use super::draw::{Overlay, OverlayBinding, TargetView};
 use super::pass_timer::PassTimer;
+use super::results::{Pending, ResultRing};
 use super::{Gpu, GpuError};
 use crate::convert::{self, Preprocess};
-use crate::decode::candidates::{detections_bytes, read_detections};
+use crate::decode::candidates::detections_bytes;
 use crate::decode::points::PointList;
-use crate::decode::{Decoder, Detection, DetectionsHeader, RawDetection};
+use crate::decode::{Decoder, Detection, DetectionsHeader};
 use crate::detector::{Detector, StageTimes};
 use crate::draw::layout::{self, DrawHeader};
 use crate::draw::{Instance, Style};
 use crate::error::Error;
 use crate::frame::{Colour, Frame, PixelFormat};
-use crate::letterbox::{FrameParams, Letterbox};
+use crate::letterbox::FrameParams;
 use crate::live::{FrameResult, Placement, raw_detection};
 
 /// Frames that may be under way on the device. Also the length of the rings of uploads and of results.
@@ -95,16 +94,6 @@ struct Shown {
     binding: OverlayBinding,
 }
 
-/// Results on their way back.
-#[derive(Debug)]
-struct Pending {
-    frame: u64,
-    letterbox: Letterbox,
-    readback: Readback,
-    source: wgpu::Buffer,
-    submission: wgpu::SubmissionIndex,
-}
-
 /// Draws frames with their detections. See the module's text.
 #[derive(Debug)]
 pub struct LiveOverlay {
@@ -130,10 +119,7 @@ pub struct LiveOverlay {
     source: Option<wgpu::Buffer>,
     points: usize,
     text: wgpu::Buffer,
-    collects: bool,
-    pending: VecDeque<Pending>,
-    spare: Vec<(wgpu::Buffer, Readback)>,
-    results: VecDeque<FrameResult>,
+    results: ResultRing,
     timer: Option<PassTimer>,
 }
 
@@ -162,10 +148,7 @@ impl LiveOverlay {
             layouts: Vec::new(),
             source: None,
             points: 0,
-            collects: false,
-            pending: VecDeque::new(),
-            spare: Vec::new(),
-            results: VecDeque::new(),
+            results: ResultRing::default(),
             timer: None,
         })
     }
@@ -176,7 +159,7 @@ impl LiveOverlay {
 
     /// From the next frame on, brings the detections of every frame back through a ring of asynchronous readbacks.
     pub fn collect_results(&mut self, collects: bool) {
-        self.collects = collects;
+        self.results.collects = collects;
     }
 
     /// From the next frame on, measures passes by timestamps; a few bytes come back for that every few frames. False
@@ -236,13 +219,13 @@ impl LiveOverlay {
         let slot = self.next_slot;
         self.make_room(slot)?;
         drawn.wait_ms = ms_since(start);
-        self.take_results(detector.decoder(), false)?;
+        self.results.take(&self.gpu, detector.decoder(), false)?;
         if let Some(timer) = &mut self.timer {
             timer.collect(&self.gpu)?;
         }
-        if self.collects && !detector.is_on(&self.gpu) {
+        if self.results.collects && !detector.is_on(&self.gpu) {
             // Results come in the order of the frames, also where the backend changes.
-            self.take_results(detector.decoder(), true)?;
+            self.results.take(&self.gpu, detector.decoder(), true)?;
         }
 
         let host = Instant::now();
@@ -270,10 +253,7 @@ impl LiveOverlay {
                 inference_ms = ms_since(begin);
                 drawn.ms = ms;
                 self.give(&found, detector.decoder().max_detections)?;
-                if self.collects {
-                    let frame = self.frames;
-                    self.results.push_back(FrameResult { frame, picture_px, detections: found });
-                }
+                self.results.push_found(FrameResult { frame: self.frames, picture_px, detections: found });
             }
         }
         self.place(detector.decoder(), frame, target.size_px)?;
@@ -299,16 +279,9 @@ impl LiveOverlay {
         }
         let lay_out = self.layouts.iter().find(|(of, _)| of == source).map(|(_, dispatch)| dispatch);
         let readback = match &convert {
-            Some(_) if self.collects => {
-                let kept = self.spare.iter().position(|(of, _)| of == source);
-                Some(match kept {
-                    Some(i) => self.spare.swap_remove(i).1,
-                    None => Readback::new(&self.gpu, &[(source, 0, source.size() as usize)])?,
-                })
-            }
-            _ => None,
+            Some(_) => self.results.readback(&self.gpu, source)?,
+            None => None,
         };
-
         let picture = self.slots[slot].picture.as_ref().filter(|_| frame.is_some()).map(|(_, dispatch)| dispatch);
         let parts = detector.gpu_parts();
         let (overlay, text) = (&self.overlay, &self.text);
@@ -388,7 +361,7 @@ impl LiveOverlay {
         if let (Some(readback), Some((_, letterbox))) = (readback, convert) {
             readback.map(&self.gpu)?;
             let (frame, source, submission) = (self.frames, source.clone(), submission.clone());
-            self.pending.push_back(Pending { frame, letterbox, readback, source, submission });
+            self.results.push(Pending { frame, letterbox, readback, source, submission });
         }
         self.slots[slot].in_flight = Some(submission);
         self.next_slot = (slot + 1) % FRAMES_IN_FLIGHT;
@@ -405,8 +378,8 @@ impl LiveOverlay {
     /// # Errors
     /// When the device fails.
     pub fn results(&mut self, decoder: &Decoder, wait: bool) -> Result<Vec<FrameResult>, GpuError> {
-        self.take_results(decoder, wait)?;
-        Ok(self.results.drain(..).collect())
+        self.results.take(&self.gpu, decoder, wait)?;
+        Ok(self.results.arrived())
     }
 
     /// Waits until all that was submitted is done.
@@ -429,38 +402,6 @@ impl LiveOverlay {
             Some(submission) => self.gpu.wait(Some(submission)),
             None => self.gpu.check(),
         }
-    }
-
-    fn take_results(&mut self, decoder: &Decoder, wait: bool) -> Result<(), GpuError> {
-        while let Some(first) = self.pending.front() {
-            let bytes = if wait {
-                Some(first.readback.take_after(&self.gpu, first.submission.clone())?)
-            } else {
-                first.readback.take(&self.gpu)?
-            };
-            let Some(bytes) = bytes else { break };
-            let read: Option<(DetectionsHeader, Vec<RawDetection>)> = bytes.first().and_then(|b| read_detections(b));
-            let Some((header, raw)) = read else {
-                return Err(GpuError::Device("the detections buffer is damaged".into()));
-            };
-            let points = bytes.first().map(|bytes| PointList::read(bytes, &header)).unwrap_or_default();
-            if let Some(p) = self.pending.pop_front() {
-                // One by one, as classes that were not asked for are left out.
-                let detections = raw.iter().enumerate().flat_map(|(i, one)| {
-                    let named = decoder.detections(std::slice::from_ref(one), &p.letterbox, None);
-                    let landmarks = points.of_detection(i).to_vec();
-                    named.into_iter().map(move |d| Detection { landmarks: landmarks.clone(), ..d })
-                });
-                self.results.push_back(FrameResult {
-                    frame: p.frame,
-                    picture_px: p.letterbox.picture_px,
-                    detections: detections.collect(),
-                });
-                self.spare.push((p.source, p.readback));
-                self.spare.truncate(FRAMES_IN_FLIGHT);
-            }
-        }
-        Ok(())
     }
 
     /// Puts the frame's bytes into a slot.

@@ -14,6 +14,7 @@ pub mod offscreen;
 mod pass_timer;
 pub mod probe;
 pub mod profile;
+mod results;
 pub mod scene;
 pub mod session;
 

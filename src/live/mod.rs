@@ -9,6 +9,8 @@ pub mod meter;
 mod placement;
 pub mod sink;
 #[cfg(feature = "window")]
+mod surface;
+#[cfg(feature = "window")]
 pub mod window;
 
 pub use headless::Headless;

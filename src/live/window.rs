@@ -3,6 +3,8 @@
 //! Nothing that a window system does ends it: a surface that is outdated or lost is made again, a device that is lost is
 //! opened again, and while nothing of the window can be seen, frames are still inferred.
 
+mod keys;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,20 +14,20 @@ use winit::application::ApplicationHandler;
 use winit::dpi::PhysicalSize;
 use winit::event::{ElementState, KeyEvent, WindowEvent};
 use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop};
-use winit::keyboard::{Key, NamedKey};
-use winit::window::{Fullscreen, Window, WindowId};
+use winit::window::{Window, WindowId};
 
 use super::meter::{FrameTimes, REFRESH};
-use super::{CONFIDENCE, CONFIDENCE_STEP, FrameResult, KEYS, MapOperations, Meter, Placement};
+use super::surface::{Acquired, Surface};
+use super::{FrameResult, KEYS, MapOperations, Meter, Placement};
 use crate::acquire::capture::{Capture, CaptureOptions, Captured, Event, Pace, Reopen};
-use crate::acquire::{Picture, Source, pictures};
+use crate::acquire::{Picture, Source};
 use crate::decode::DecodeOptions;
 use crate::detector::Detector;
 use crate::draw::Style;
 use crate::draw::panel::{Corner, text_box};
 use crate::error::Error;
 use crate::gpu::live::Target;
-use crate::gpu::{Gpu, GpuError, GpuOptions, LiveOverlay, offscreen};
+use crate::gpu::{GpuError, GpuOptions, LiveOverlay, offscreen};
 use crate::session::{Backend, Model, Session, SessionOptions};
 
 /// How long a message stays in the panel.
@@ -93,11 +95,7 @@ pub struct WindowReport {
 
 /// A surface and what draws on it.
 struct View {
-    gpu: Arc<Gpu>,
-    surface: wgpu::Surface<'static>,
-    config: wgpu::SurfaceConfiguration,
-    /// The surface's format without sRGB coding: pictures are gamma coded already.
-    format: wgpu::TextureFormat,
+    surface: Surface,
     overlay: LiveOverlay,
     /// What hidden frames are drawn on.
     nowhere: wgpu::TextureView,
@@ -124,6 +122,8 @@ struct App {
     is_paused: bool,
     shows_help: bool,
     is_hidden: bool,
+    /// The source told of something since the last look.
+    has_news: bool,
     /// When a hidden window was tried last.
     tried: Instant,
     /// The last frame must be inferred again, as the threshold or the backend changed while paused.
@@ -190,6 +190,7 @@ pub fn run(
         is_paused: false,
         shows_help: false,
         is_hidden: false,
+        has_news: false,
         tried: Instant::now(),
         is_stale: false,
         has_ended: false,
@@ -226,7 +227,7 @@ impl App {
         let Some(view) = &self.view else { return };
         let (saved, statistics) = (view.saved_reads, view.overlay.statistics_reads());
         let reads = &mut self.report.map_operations;
-        reads.in_loop += view.gpu.map_operations().saturating_sub(saved + statistics);
+        reads.in_loop += view.surface.gpu.map_operations().saturating_sub(saved + statistics);
         reads.for_pictures += saved;
         reads.for_statistics += statistics;
     }
@@ -263,27 +264,21 @@ impl App {
     ) -> Result<(), Error> {
         let session = &self.options.session;
         let gpu_options = GpuOptions { allow_software: true, ..session.gpu_options() };
-        let mut descriptor = wgpu::InstanceDescriptor::new_with_display_handle(display);
-        crate::gpu::device::configure_instance(&mut descriptor, &gpu_options);
-        let instance = wgpu::Instance::new(descriptor);
-        let surface = instance
-            .create_surface(Arc::clone(window))
-            .map_err(|e| Error::Input(format!("cannot draw on the window: {e}")))?;
-        let gpu = Gpu::open_in(instance, Some(&surface), &gpu_options)?;
-        let (config, format) = configuration(&gpu, &surface, window.inner_size())?;
-        surface.configure(&gpu.device, &config);
-        let mut overlay = LiveOverlay::new(Arc::clone(&gpu), format, self.options.style)?;
+        let surface = Surface::open(window, display, &gpu_options)?;
+        let gpu = &surface.gpu;
+        let mut overlay = LiveOverlay::new(Arc::clone(gpu), surface.format, self.options.style)?;
         overlay.collect_results(self.on_result.is_some());
         if self.options.profile && !overlay.measure_passes()? {
             log::warn!("{} has no timestamps: the panel shows the host's clock alone", gpu.adapter);
         }
-        let nowhere = offscreen::canvas(&gpu, [1, 1], format)?.create_view(&wgpu::TextureViewDescriptor::default());
+        let nowhere =
+            offscreen::canvas(gpu, [1, 1], surface.format)?.create_view(&wgpu::TextureViewDescriptor::default());
         let infers = match session.backend {
             Backend::Gpu => true,
             Backend::Cpu => false,
             Backend::Auto => !gpu.adapter.is_software,
         };
-        self.view = Some(View { gpu, surface, config, format, overlay, nowhere, gpu_detector: None, saved_reads: 0 });
+        self.view = Some(View { surface, overlay, nowhere, gpu_detector: None, saved_reads: 0 });
         if self.confidence.is_none() {
             self.on_gpu = infers;
         }
@@ -300,7 +295,7 @@ impl App {
             None => {
                 let decoder = self.model.decoder(&self.options.decode)?;
                 let session = if self.on_gpu {
-                    Session::on_device(&self.model, Arc::clone(&view.gpu), self.options.session.precision)?
+                    Session::on_device(&self.model, Arc::clone(&view.surface.gpu), self.options.session.precision)?
                 } else {
                     Session::new(
                         &self.model,
@@ -408,14 +403,9 @@ impl App {
         let Some(detector) = (if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() }) else {
             return Ok(());
         };
-        let shown = texture.as_ref().map(|texture| {
-            texture.texture.create_view(&wgpu::TextureViewDescriptor {
-                format: Some(view.format),
-                ..wgpu::TextureViewDescriptor::default()
-            })
-        });
+        let shown = texture.as_ref().map(|texture| view.surface.view_of(texture));
         let target = match &shown {
-            Some(shown) => Target { view: shown, size_px: [view.config.width, view.config.height] },
+            Some(shown) => Target { view: shown, size_px: view.surface.size_px() },
             None => Target { view: &view.nowhere, size_px: [1, 1] },
         };
         let fresh = self.next.take();
@@ -429,7 +419,7 @@ impl App {
         let begin = Instant::now();
         if let Some(texture) = texture {
             window.pre_present_notify();
-            view.gpu.queue.present(texture);
+            view.surface.gpu.queue.present(texture);
         }
         // Some drivers wait for the frame here.
         let present_ms = begin.elapsed().as_secs_f64() * 1e3;
@@ -472,32 +462,15 @@ impl App {
 
     /// The surface's next texture; `None` when there is none to draw on now.
     fn surface_texture(&mut self, window: &Arc<Window>) -> Result<Option<wgpu::SurfaceTexture>, Error> {
-        use wgpu::CurrentSurfaceTexture as Current;
         let Some(view) = &mut self.view else { return Ok(None) };
-        for _ in 0..3 {
-            match view.surface.get_current_texture() {
-                Current::Success(texture) => return Ok(Some(texture)),
-                // Shown as it is; the resize event that follows configures it anew.
-                Current::Suboptimal(texture) => return Ok(Some(texture)),
-                Current::Timeout => return Ok(None),
-                Current::Occluded => {
-                    self.is_hidden = true;
-                    return Ok(None);
-                }
-                Current::Outdated | Current::Validation => {}
-                Current::Lost => {
-                    if let Some((instance, _)) = &view.gpu.origin {
-                        view.surface = instance
-                            .create_surface(Arc::clone(window))
-                            .map_err(|e| Error::Input(format!("cannot draw on the window again: {e}")))?;
-                    }
-                }
+        Ok(match view.surface.acquire(window)? {
+            Acquired::Texture(texture) => Some(texture),
+            Acquired::Hidden => {
+                self.is_hidden = true;
+                None
             }
-            view.gpu.poll()?;
-            view.resize(window.inner_size());
-        }
-        log::debug!("the window has no texture to draw on");
-        Ok(None)
+            Acquired::Nothing => None,
+        })
     }
 
     /// Renews panel and help where it is time.
@@ -521,7 +494,7 @@ impl App {
             lines.push("paused".into());
         }
         lines.extend(self.message.iter().map(|(text, _)| text.clone()));
-        let size_px = [view.config.width, view.config.height];
+        let size_px = view.surface.size_px();
         let placement = Placement::new([picture.frame.width, picture.frame.height], size_px);
         let atlas = self.options.style.atlas(placement.content_px);
         let mut list = text_box(&lines, size_px, Corner::TopLeft, &atlas);
@@ -538,124 +511,6 @@ impl App {
         view.overlay.set_text(&list)?;
         Ok(())
     }
-
-    fn save(&mut self) -> Result<(), Error> {
-        if self.last.is_none() {
-            self.say("no frame to save yet".into());
-            return Ok(());
-        }
-        let Some(view) = &mut self.view else { return Ok(()) };
-        let detector = if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() };
-        let Some(detector) = detector else { return Ok(()) };
-        let before = view.gpu.map_operations();
-        let size_px = [view.config.width, view.config.height];
-        let picture = offscreen::snapshot(&mut view.overlay, detector, size_px, view.format)?;
-        view.saved_reads += view.gpu.map_operations() - before;
-        let path = loop {
-            let path = self.options.directory.join(format!("eyas-{:04}.png", self.saves));
-            self.saves += 1;
-            if !path.exists() {
-                break path;
-            }
-        };
-        match pictures::save(&path, &picture) {
-            Ok(()) => self.say(format!("saved {}", path.display())),
-            Err(e) => self.say(e.to_string()),
-        }
-        Ok(())
-    }
-
-    fn press(&mut self, key: &Key, event_loop: &ActiveEventLoop) -> Result<(), Error> {
-        let text = match key {
-            Key::Named(NamedKey::Escape) => "q",
-            Key::Named(NamedKey::Space) => " ",
-            Key::Character(text) => text.as_str(),
-            _ => return Ok(()),
-        };
-        match text {
-            "q" | "Q" => event_loop.exit(),
-            " " => {
-                self.is_paused = !self.is_paused;
-                self.capture.set_paused(self.is_paused);
-                self.meter.pause();
-            }
-            "s" | "S" => self.save()?,
-            "b" | "B" => {
-                // Results of frames under way belong to the backend that they ran on.
-                self.deliver(true)?;
-                self.on_gpu = !self.on_gpu;
-                self.meter.restart();
-                if let Err(e) = self.make_detector() {
-                    self.on_gpu = !self.on_gpu;
-                    self.say(e.to_string());
-                } else {
-                    self.is_stale = true;
-                    self.say(format!("inference on the {}", if self.on_gpu { "GPU" } else { "CPU" }));
-                }
-            }
-            "+" | "=" | "-" => {
-                let step = if text == "-" { -CONFIDENCE_STEP } else { CONFIDENCE_STEP };
-                let old = self.confidence.unwrap_or(*CONFIDENCE.start());
-                // Whole steps, so that up and down meet.
-                let new = ((old + step) / CONFIDENCE_STEP).round() * CONFIDENCE_STEP;
-                self.confidence = Some(new.clamp(*CONFIDENCE.start(), *CONFIDENCE.end()));
-                self.make_detector()?;
-                self.is_stale = true;
-            }
-            "f" | "F" => {
-                if let Some(window) = &self.window {
-                    let next = window.fullscreen().is_none().then_some(Fullscreen::Borderless(None));
-                    window.set_fullscreen(next);
-                }
-            }
-            "h" | "H" => self.shows_help = !self.shows_help,
-            _ => return Ok(()),
-        }
-        self.meter.hurry();
-        self.request_redraw();
-        Ok(())
-    }
-}
-
-impl View {
-    fn resize(&mut self, size: PhysicalSize<u32>) {
-        if size.width > 0 && size.height > 0 {
-            let limit = self.gpu.limits.max_texture_dimension_2d;
-            (self.config.width, self.config.height) = (size.width.min(limit), size.height.min(limit));
-            self.surface.configure(&self.gpu.device, &self.config);
-        }
-    }
-}
-
-/// How the surface is used: plain 8-bit levels, paced by the display.
-fn configuration(
-    gpu: &Gpu,
-    surface: &wgpu::Surface<'_>,
-    size: PhysicalSize<u32>,
-) -> Result<(wgpu::SurfaceConfiguration, wgpu::TextureFormat), Error> {
-    let unusable = || Error::Input(format!("{} cannot draw on this window; use --headless", gpu.adapter));
-    let (_, adapter) = gpu.origin.as_ref().ok_or_else(unusable)?;
-    let limit = gpu.limits.max_texture_dimension_2d;
-    let [width, height] = [size.width, size.height].map(|side| side.clamp(1, limit));
-    let mut config = surface.get_default_config(adapter, width, height).ok_or_else(unusable)?;
-    let formats = surface.get_capabilities(adapter).formats;
-    let plain = [wgpu::TextureFormat::Bgra8Unorm, wgpu::TextureFormat::Rgba8Unorm];
-    let format = match formats.iter().find(|format| plain.contains(format)) {
-        Some(&format) => {
-            config.format = format;
-            format
-        }
-        None => {
-            let format = config.format.remove_srgb_suffix();
-            if !plain.contains(&format) {
-                return Err(unusable());
-            }
-            config.view_formats = vec![format];
-            format
-        }
-    };
-    config.present_mode = wgpu::PresentMode::AutoVsync;
-    Ok((config, format))
 }
 
 impl ApplicationHandler for App {
@@ -680,11 +535,11 @@ impl ApplicationHandler for App {
         }
     }
 
-    fn user_event(&mut self, event_loop: &ActiveEventLoop, (): ()) {
-        // A hidden window gets no redraw events on some systems.
-        if self.is_hidden {
-            self.step(event_loop);
-        } else {
+    fn user_event(&mut self, _: &ActiveEventLoop, (): ()) {
+        // No more than a note: winit hands all of these out before the window's own events. The source sends one for each
+        // frame, so work that is slower than the source would keep keys and the window's return away for ever.
+        self.has_news = true;
+        if !self.is_hidden {
             self.request_redraw();
         }
     }
@@ -695,7 +550,7 @@ impl ApplicationHandler for App {
             WindowEvent::Resized(size) => {
                 self.is_hidden = size.width == 0 || size.height == 0;
                 if let Some(view) = &mut self.view {
-                    view.resize(size);
+                    view.surface.resize(size);
                 }
                 self.meter.hurry();
                 self.request_redraw();
@@ -720,6 +575,10 @@ impl ApplicationHandler for App {
     }
 
     fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        // A hidden window gets no redraw events on some systems.
+        if std::mem::take(&mut self.has_news) && self.is_hidden {
+            self.step(event_loop);
+        }
         let wakes = if self.is_hidden {
             // Whether it is still hidden is found by trying.
             if self.tried.elapsed() >= HIDDEN && self.window.as_ref().is_some_and(|w| w.inner_size().width > 0) {

@@ -68,7 +68,8 @@ pub fn cases() -> Vec<Case> {
             details,
         };
         add("yolo_v5_face", Box::new(face), &[vec![1, 3, 4, 5], vec![1, cells, 16]]);
-        add("end_to_end", Box::new(EndToEnd { output: 0, classes: 2, rows: 77, details }), &[vec![1, 77, 16]]);
+        let end_to_end = EndToEnd { output: 0, classes: 2, rows: 77, columns: 16, is_late: false, details };
+        add("end_to_end", Box::new(end_to_end), &[vec![1, 77, 16]]);
         let gfl = scales.iter().enumerate().map(|(n, &grid)| GflScale {
             grid,
             classes_at: (n, 0, 0),
