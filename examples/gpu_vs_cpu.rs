@@ -1,7 +1,7 @@
 //! The same clip on the GPU and on the CPU: milliseconds of every stage in a table, the whole frame as a bar chart, and
 //! how well the boxes of both agree.
 //!
-//!     cargo run --release --example gpu_vs_cpu -- models/shapes.onnx pattern: 100 chart.png
+//!     cargo run --release --example gpu_vs_cpu -- models/shapes.onnx pattern:shapes 100 chart.png
 //!
 //! The clip is whatever `eyas live` takes: a .y4m file, a directory of pictures, `pattern:`; at most so many frames.
 

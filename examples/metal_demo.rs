@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release --example metal_demo -- yolov8n.onnx camera:0
 //!
-//! Without arguments it finds the shapes of a moving pattern with the small network of the source tree.
+//! Without arguments it finds heads and helmets at a rendered building site with the network that eyas carries inside.
 
 #[cfg(target_vendor = "apple")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,8 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (model, source) = match args.as_slice() {
-        // Carried inside, because an app on a phone has no source tree.
-        [] => (Model::from_onnx(include_bytes!("../models/shapes.onnx"), "shapes.onnx")?, "pattern:"),
+        [] => (Model::embedded(&Default::default())?, "pattern:"),
         [model, source] => {
             let options = eyas::infer::import::ImportOptions::default();
             (Model::load(model.as_ref(), None, &options)?, source.as_str())

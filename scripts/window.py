@@ -135,7 +135,7 @@ def every_key(eyas, api, pictures):
     """Plays a clip, presses each key, and looks whether it did what it says."""
     with scratch() as directory:
         clip = Path(directory) / "clip.y4m"
-        run(eyas, "live", "pattern:480x360", "-m", MODEL, "--backend", "cpu", "--headless", "--no-panel", "--conf", "1",
+        run(eyas, "live", "pattern:shapes,480x360", "-m", MODEL, "--backend", "cpu", "--headless", "--no-panel", "--conf", "1",
             "--frames", "60", "-o", clip, check=True)
         window = Window(eyas, [clip, "--loop", "--backend", "gpu", "--gpu-api", api], directory)
 

@@ -108,7 +108,7 @@ pub struct DetectorBuilder {
 }
 
 impl DetectorBuilder {
-    /// The model file: `.onnx`, or `.cfg` with its `.weights` beside it.
+    /// The model file: `.onnx`, or `.cfg` with its `.weights` beside it. Without one: [`Model::embedded`].
     #[must_use]
     pub fn model(mut self, path: impl AsRef<Path>) -> Self {
         self.model = Some(path.as_ref().to_path_buf());
@@ -161,10 +161,10 @@ impl DetectorBuilder {
     /// # Errors
     /// When the file is no usable network, its head is not known, or the device is not there.
     pub fn build(self) -> Result<Detector, Error> {
-        let Some(path) = self.model else {
-            return Err(Error::Input("no model given: call DetectorBuilder::model".into()));
+        let model = match &self.model {
+            Some(path) => Model::load(path, self.weights.as_deref(), &self.import)?,
+            None => Model::embedded(&self.import)?,
         };
-        let model = Model::load(&path, self.weights.as_deref(), &self.import)?;
         Detector::new(&model, &self.decode, &self.session)
     }
 }

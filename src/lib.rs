@@ -22,6 +22,7 @@ pub mod decode;
 pub mod detector;
 pub mod draw;
 pub mod dynamic;
+pub mod embedded;
 pub mod error;
 pub mod evaluation;
 pub mod frame;

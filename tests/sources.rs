@@ -244,7 +244,7 @@ fn a_video_that_is_written_plays() {
 
 #[test]
 fn the_pattern_needs_nothing() {
-    let mut source = open("pattern:").expect("opened");
+    let mut source = open("pattern:shapes").expect("opened");
     let first = source.next().expect("endless").expect("frame").frame;
     assert_eq!((first.width, first.height, first.format), (640, 480, PixelFormat::Rgb8));
     let scene = Shapes::new(640, 480).expect("scene");

@@ -107,6 +107,26 @@ impl Source for Pattern {
     }
 }
 
+/// One frame of a scene, as a picture.
+#[derive(Clone, Debug)]
+pub struct Still(Option<Picture>);
+
+impl Still {
+    pub fn new(scene: &impl Scene, n: u64, origin: &str) -> Still {
+        Still(Some(Picture { frame: scene.render(n), origin: origin.to_string(), number: None }))
+    }
+}
+
+impl Source for Still {
+    fn next(&mut self) -> Option<Result<Picture, AcquireError>> {
+        self.0.take().map(Ok)
+    }
+
+    fn len_hint(&self) -> Option<usize> {
+        Some(usize::from(self.0.is_some()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,8 +134,8 @@ mod tests {
     #[test]
     fn names_and_sizes() {
         let parsed = |words: &str| Pattern::parse(words).map(|p| (p.scene.classes().len(), p.scene.size_px()));
-        assert_eq!(parsed(""), Ok((3, [640, 480])));
-        assert_eq!(parsed("641x479"), Ok((3, [641, 479])));
+        assert_eq!(parsed(""), Ok((2, [640, 480])));
+        assert_eq!(parsed("641x479"), Ok((2, [641, 479])));
         assert_eq!(parsed("shapes"), Ok((3, [640, 480])));
         assert_eq!(parsed("shapes,64x48"), Ok((3, [64, 48])));
         assert_eq!(parsed("site,64x48"), Ok((2, [64, 48])));

@@ -15,6 +15,7 @@ mod difference;
 mod parts;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -176,6 +177,7 @@ impl Check {
     }
 
     /// Runs the network on each backend and compares. `expected` are tensors by the names of values in the file.
+    /// `progress` is told how much is done of how much: parts computed plainly, and beside each backend.
     ///
     /// # Errors
     /// When an input does not fit, a name is unknown, or a session cannot be made or run.
@@ -184,6 +186,7 @@ impl Check {
         inputs: &[(String, Tensor)],
         backends: &[SessionOptions],
         expected: &[(String, Tensor)],
+        progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Report, Error> {
         let expected: Vec<(ValueId, &Tensor)> = expected
             .iter()
@@ -201,20 +204,22 @@ impl Check {
         let mut plain_values = given.clone();
         let mut kept = Values::new();
         let last = parts::last_readers(&parts);
+        let (done, total) = (AtomicUsize::new(0), parts.len() * (1 + backends.len()));
+        let one_more = || progress(1 + done.fetch_add(1, Ordering::Relaxed), total);
         let mut start = 0;
         while start < parts.len() {
             let end = start + self.chunk(&parts[start..]);
             let chunk = &parts[start..end];
-            for (i, part) in chunk.iter().enumerate() {
+            for part in chunk {
                 plain_values.extend(part.evaluate(&self.plain, &plain_values)?);
-                log::debug!("plain path: part {} of {}", start + i + 1, parts.len());
+                one_more();
             }
             for (run, options) in runs.iter_mut().zip(backends) {
                 let values = self.values_of(chunk, run, options, inputs, &given)?;
                 let (precision, kernels) = (run.backend.precision, &run.kernels);
                 let found: Vec<Vec<Finding>> = chunk
                     .par_iter()
-                    .map(|part| self.compare(part, precision, kernels, &values, &plain_values))
+                    .map(|part| self.compare(part, precision, kernels, &values, &plain_values).inspect(|_| one_more()))
                     .collect::<Result<_, Error>>()?;
                 run.backend.findings.extend(found.into_iter().flatten());
                 run.kept.extend(values.into_iter().filter(|(id, _)| wanted.contains(id)));

@@ -64,7 +64,14 @@ fn input() -> Vec<(String, Tensor)> {
 fn every_value_that_is_left_agrees_and_the_others_are_named() {
     let plain = network();
     let check = Check::new(plain.clone(), optimised(&plain));
-    let report = check.run(&input(), &backends(), &[]).expect("runs");
+    let (told, last) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let report = check.run(&input(), &backends(), &[], &|done, total| {
+        assert!(done <= total);
+        told.fetch_add(1, Ordering::Relaxed);
+        last.store(total, Ordering::Relaxed);
+    });
+    let report = report.expect("runs");
+    assert_eq!(told.into_inner(), last.into_inner(), "progress is told to its end");
     for backend in &report.backends {
         assert!(backend.agrees(), "{backend:?}");
         let values: Vec<&str> = backend.findings.iter().map(|f| f.value.as_str()).collect();
@@ -93,7 +100,7 @@ fn a_wrong_plan_is_caught_at_the_node_that_is_wrong() {
     for node in ["first", "second"] {
         let mut wrong = optimised(&plain);
         perturb(&mut wrong, node, 0.01);
-        let report = Check::new(plain.clone(), wrong).run(&input(), &backends(), &[]).expect("runs");
+        let report = Check::new(plain.clone(), wrong).run(&input(), &backends(), &[], &|_, _| {}).expect("runs");
         assert!(!report.agrees());
         for backend in &report.backends {
             let first = backend.first_divergence().expect("a divergence");
@@ -125,7 +132,7 @@ fn tensors_that_are_given_are_compared_by_name() {
         numbers[11] += 0.05;
         let wrong = Tensor::from_f32(right.shape(), numbers).expect("shape");
         for (tensor, agrees) in [(right, true), (wrong, false)] {
-            let report = check.run(&input(), &backends(), &[(name.to_string(), tensor)]).expect("runs");
+            let report = check.run(&input(), &backends(), &[(name.to_string(), tensor)], &|_, _| {}).expect("runs");
             assert_eq!(report.agrees(), agrees, "{name}");
             assert_eq!(report.expected.len(), 1, "{name}");
             for backend in &report.backends {
@@ -134,9 +141,9 @@ fn tensors_that_are_given_are_compared_by_name() {
             }
         }
     }
-    let unknown = check.run(&input(), &backends(), &[("nobody".into(), Tensor::scalar_f32(0.0))]);
+    let unknown = check.run(&input(), &backends(), &[("nobody".into(), Tensor::scalar_f32(0.0))], &|_, _| {});
     assert!(unknown.is_err_and(|e| e.to_string().contains("'nobody'") && e.to_string().contains("scores")));
-    let given = check.run(&input(), &backends(), &[("x".into(), Tensor::scalar_f32(0.0))]);
+    let given = check.run(&input(), &backends(), &[("x".into(), Tensor::scalar_f32(0.0))], &|_, _| {});
     assert!(given.is_err_and(|e| e.to_string().contains("is an input")));
 }
 
@@ -148,7 +155,7 @@ fn nan_is_named_where_it_first_appears() {
     values[20] = f32::NAN;
     let input = vec![("x".to_string(), Tensor::from_f32(&SHAPE, values).expect("shape"))];
     let cpu = &backends()[..1];
-    let report = check.run(&input, cpu, &[]).expect("runs");
+    let report = check.run(&input, cpu, &[], &|_, _| {}).expect("runs");
     let first = report.backends[0].first_odd().expect("a NaN");
     assert_eq!(first.value, "product");
     assert!(first.own.odd[0].nan > 0);

@@ -105,7 +105,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     if args.worker.worker {
         return super::worker::run(&args.common, &args.worker);
     }
-    let name = args.common.model_path()?.display().to_string();
+    let name = args.common.model_name();
     let options = args.common.session_options();
     let wanted: &[Backend] = match args.common.backend {
         BackendArg::Cpu => &[Backend::Cpu],

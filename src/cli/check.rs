@@ -1,17 +1,18 @@
 //! `eyas check`: where a network's results part from plain arithmetic, node by node.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use eyas::check::{Backend, Check, Compared, Difference, Finding, MOVED_FACTOR, Odd, Report, random_inputs};
 use eyas::infer::graph::Graph;
 use eyas::infer::import::import_file;
 use eyas::infer::tensor::TensorElements;
 use eyas::{DecodeOptions, Model, Session, SessionOptions, Tensor};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::options::{BackendArg, Common};
-use super::report::print_line;
+use super::report::{print_line, stderr_is_terminal};
 use super::run::parse_tensor;
 use super::{CliError, npy};
 
@@ -58,7 +59,6 @@ struct Facts {
 pub fn run(args: &Args) -> Result<(), CliError> {
     let mut common = args.common.clone();
     common.model = args.file.clone().or(common.model);
-    let path = common.model_path()?;
     let mut options = common.import_options();
     let mut inputs: Vec<(String, Tensor)> = Vec::new();
     for (name, file) in &args.inputs {
@@ -69,7 +69,10 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         inputs.push((name.clone(), tensor));
     }
     let model = common.load_model_with(&options)?;
-    let plain = import_file(path, common.weights.as_deref(), &options).map_err(eyas::Error::from)?;
+    let plain = match &common.model {
+        Some(path) => import_file(path, common.weights.as_deref(), &options).map_err(eyas::Error::from)?,
+        None => eyas::embedded::import(&options)?,
+    };
     let known = |id: &eyas::infer::graph::ValueId, name: &str| plain.value(*id).name == name;
     if let Some((name, _)) = inputs.iter().find(|(name, _)| !plain.inputs.iter().any(|id| known(id, name))) {
         let names: Vec<&str> = plain.inputs.iter().map(|id| plain.value(*id).name.as_str()).collect();
@@ -88,10 +91,16 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     }
     let head = model.decoder(&DecodeOptions::default()).ok();
     let random = random_inputs(&plain, head.as_ref().map(|h| &h.preprocess), &inputs, args.seed)?;
-    let mut facts = facts(&model, &plain, path, args, &inputs, &random);
+    let mut facts = facts(&model, &plain, &common, args, &inputs, &random);
     inputs.extend(random);
     let backends = backends(&common, &model, &mut facts.notes)?;
-    let report = Check::new(plain, model.graph).run(&inputs, &backends, &expected)?;
+    let bar = if stderr_is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let report = Check::new(plain, model.graph).run(&inputs, &backends, &expected, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let report = report?;
     if let Some(file) = &args.output {
         let is_json = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         let text = if is_json { format!("{:#}\n", as_json(&facts, &report)) } else { page(&facts, &report) };
@@ -126,7 +135,7 @@ fn backends(common: &Common, model: &Model, notes: &mut Vec<String>) -> Result<V
 fn facts(
     model: &Model,
     plain: &Graph,
-    path: &Path,
+    common: &Common,
     args: &Args,
     given: &[(String, Tensor)],
     random: &[(String, Tensor)],
@@ -136,7 +145,11 @@ fn facts(
     let source = |name: &str| file_of(name).unwrap_or_else(|| format!("random, seed {}", args.seed));
     let constants = plain.values.iter().filter_map(|value| value.fact.constant.as_ref());
     Facts {
-        model: path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        // Without its folder, which is nobody's business in a bug report.
+        model: match &common.model {
+            Some(path) => path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            None => common.model_name(),
+        },
         graph: Graph { values: Vec::new(), nodes: plain.nodes.clone(), ..plain.clone() },
         nodes_left: model.graph.nodes.len(),
         parameters: constants.filter(|t| matches!(t.elements(), TensorElements::F32(_))).map(Tensor::len).sum(),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use eyas::acquire::{self, Picture, pictures::save};
+use eyas::acquire::{self, Picture, Source, pattern::Still, pictures::save, scenes::Site};
 use eyas::decode::Labels;
 use eyas::draw::Style;
 use eyas::live::Sink;
@@ -67,7 +67,8 @@ impl HeadArgs {
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Pictures (JPEG, PNG, WebP, BMP), directories of pictures, .y4m or .mjpeg videos, '-' for a video on stdin
-    #[arg(value_name = "INPUT", required = true)]
+    /// [default: a rendered sample scene, drawn to eyas_sample.png]
+    #[arg(value_name = "INPUT")]
     inputs: Vec<String>,
     #[command(flatten)]
     pub common: Common,
@@ -80,6 +81,12 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// The frame of `pattern:` that is the sample: one in which all seven people stand clear of each other.
+const SAMPLE_FRAME: u64 = 12;
+
+/// Where the sample is drawn to, unless -o names another place.
+const SAMPLE_OUTPUT: &str = "eyas_sample.png";
 
 /// Where annotated pictures go.
 struct Annotated {
@@ -202,8 +209,15 @@ fn json_line(picture: &Picture, model: &str, detector: &Detector, found: &[Detec
 }
 
 pub fn run(args: &Args) -> Result<(), CliError> {
-    let model_name = args.common.model_path()?.display().to_string();
-    let mut source = acquire::open(&args.inputs).map_err(eyas::Error::from)?;
+    let model_name = args.common.model_name();
+    let is_sample = args.inputs.is_empty();
+    let mut source: Box<dyn Source> = if is_sample {
+        let sample = Site::sample(640, 480).map_err(CliError::Runtime)?;
+        Box::new(Still::new(&sample, SAMPLE_FRAME, "sample scene"))
+    } else {
+        acquire::open(&args.inputs).map_err(eyas::Error::from)?
+    };
+    let output = args.output.clone().or_else(|| is_sample.then(|| PathBuf::from(SAMPLE_OUTPUT)));
     let many = source.len_hint().is_none_or(|n| n > 1);
     if args.output.as_deref() == Some(Path::new("-")) {
         return Err(CliError::Usage("-o - is for `eyas live --headless`; name a .y4m file or a directory".into()));
@@ -249,7 +263,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         };
         let (found, mut ms) = detector.process(&picture.frame)?;
         ms.acquire = acquire_ms;
-        if let Some(output) = &args.output {
+        if let Some(output) = &output {
             let start = Instant::now();
             let drawn = detector.annotate(&picture.frame, &found, &Style::default())?;
             ms.draw = start.elapsed().as_secs_f64() * 1e3;
@@ -307,7 +321,10 @@ pub fn run(args: &Args) -> Result<(), CliError> {
             detector.backend(),
             detector.adapter(),
         ))?;
-        if let (Some(output), true) = (&args.output, is_written) {
+        if is_sample {
+            print_line("no INPUT was named, so this is the sample: a rendered scene, not a photo")?;
+        }
+        if let (Some(output), true) = (&output, is_written) {
             print_line(&format!("written to {}", output.display()))?;
         }
     }

@@ -36,10 +36,8 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let gb_per_s = [1, threads].map(peak::read_gb_per_s);
     let available: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     // What the roofline promises at best: all arithmetic at peak, every weight and activation moved once.
-    let model = match args.common.model {
-        None => None,
-        Some(_) => Some(args.common.load_model()?),
-    };
+    let has_model = args.common.model.is_some() || eyas::embedded::IS_EMBEDDED;
+    let model = has_model.then(|| args.common.load_model()).transpose()?;
     let floor = match &model {
         None => None,
         Some(model) => {

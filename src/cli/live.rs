@@ -18,8 +18,8 @@ use super::report::{open_handles, print_line, rss_bytes};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// camera:N, a .y4m or .mjpeg file, '-' (YUV4MPEG2 on stdin), a picture, a directory, pattern:WxH, pattern:site
-    /// [default: camera:0]
+    /// camera:N, a .y4m or .mjpeg file, '-' (YUV4MPEG2 on stdin), a picture, a directory, pattern: or pattern:WxH (a
+    /// rendered building site), pattern:shapes [default: camera:0; pattern: with --headless or without a camera]
     #[arg(value_name = "SOURCE")]
     source: Option<String>,
     #[command(flatten)]
@@ -81,17 +81,21 @@ impl Args {
     }
 
     fn uri(&self) -> &str {
-        self.source.as_deref().unwrap_or("camera:0")
+        self.source.as_deref().unwrap_or(if self.headless { "pattern:" } else { "camera:0" })
     }
 
     fn open(&self) -> Result<Box<dyn Source>, CliError> {
-        let source = acquire::open_live(self.uri(), &self.live_options()).map_err(|e| match &self.source {
-            Some(_) => CliError::Library(Error::from(e)),
-            None => CliError::Usage(format!(
-                "no source given, and no camera: {e}\nname a .y4m file, '-' for a pipe, a directory, or pattern:"
-            )),
-        })?;
-        let again = Again { uri: self.uri().to_string(), options: self.live_options(), source, frames: 0 };
+        let mut uri = self.uri();
+        let source = match acquire::open_live(uri, &self.live_options()) {
+            Err(e) if self.source.is_none() => {
+                log::warn!("no source given, and no camera: {e}; showing pattern:, a rendered building site");
+                uri = "pattern:";
+                acquire::open_live(uri, &self.live_options())
+            }
+            opened => opened,
+        };
+        let source = source.map_err(Error::from)?;
+        let again = Again { uri: uri.to_string(), options: self.live_options(), source, frames: 0 };
         Ok(if self.again { Box::new(again) } else { again.source })
     }
 }

@@ -1,6 +1,6 @@
 //! Options that all commands share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use eyas::infer::import::ImportOptions;
@@ -32,11 +32,11 @@ pub enum PrecisionArg {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Common {
-    /// Model file: .onnx, or .cfg with its .weights beside it
+    /// Model file: .onnx, or .cfg with its .weights beside it [default: the embedded detector of heads and helmets]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     /// Weights of a Darknet .cfg [default: the .cfg's name with .weights]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "model")]
     pub weights: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: BackendArg,
@@ -69,15 +69,9 @@ pub fn parse_size(text: &str) -> Result<[usize; 2], String> {
 }
 
 impl Common {
-    /// The model file, or an explanation of how to name one.
-    pub fn model_path(&self) -> Result<&Path, CliError> {
-        self.model.as_deref().ok_or_else(|| {
-            CliError::Usage(
-                "no model given, and this version has no embedded detector yet: name one with -m FILE \
-                 (.onnx, or .cfg with its .weights); models/shapes.onnx in the source tree is a tiny one to try"
-                    .into(),
-            )
-        })
+    /// The model as reports name it.
+    pub fn model_name(&self) -> String {
+        self.model.as_deref().map_or_else(|| eyas::embedded::NAME.to_string(), |path| path.display().to_string())
     }
 
     pub fn import_options(&self) -> ImportOptions {
@@ -89,7 +83,10 @@ impl Common {
     }
 
     pub fn load_model_with(&self, options: &ImportOptions) -> Result<Model, CliError> {
-        Ok(Model::load(self.model_path()?, self.weights.as_deref(), options)?)
+        Ok(match &self.model {
+            Some(path) => Model::load(path, self.weights.as_deref(), options)?,
+            None => Model::embedded(options)?,
+        })
     }
 
     pub fn session_options(&self) -> SessionOptions {

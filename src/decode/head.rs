@@ -39,6 +39,8 @@ pub enum DecodeError {
     Output { index: usize, expected: Vec<usize>, found: String },
     #[error("the network's outputs cannot be decoded: {0}")]
     Outputs(String),
+    #[error("the file's metadata '{key}' should be a number from 0 to 1, but is '{text}'")]
+    Metadata { key: String, text: String },
     #[error("{0}")]
     Labels(String),
 }
@@ -388,6 +390,18 @@ impl<'a> Signature<'a> {
             || self.metadata("args").is_some_and(|args| args.contains("'nms': True"))
     }
 
+    /// A threshold that the metadata recommend, under this key.
+    ///
+    /// # Errors
+    /// When it is no number from 0 to 1.
+    fn threshold(&self, key: &str) -> Result<Option<f32>, DecodeError> {
+        let Some(text) = self.metadata(key) else { return Ok(None) };
+        match text.trim().parse::<f32>() {
+            Ok(value) if (0.0..=1.0).contains(&value) => Ok(Some(value)),
+            _ => Err(DecodeError::Metadata { key: key.to_string(), text: text.to_string() }),
+        }
+    }
+
     /// Number of classes that the metadata name.
     pub fn named_classes(&self) -> Option<usize> {
         let labels = Labels::from_metadata(self.metadata("names")?).ok()?;
@@ -543,8 +557,8 @@ pub fn recognise(graph: &Graph, name: Option<&str>) -> Result<Recognised, Decode
             mean,
             std,
         },
-        score_threshold: fitted.score_threshold,
-        iou_threshold: fitted.iou_threshold,
+        score_threshold: signature.threshold("score_threshold")?.unwrap_or(fitted.score_threshold),
+        iou_threshold: signature.threshold("iou_threshold")?.unwrap_or(fitted.iou_threshold),
         labels,
         picture: signature.picture,
         output_shapes: graph
@@ -569,6 +583,20 @@ mod tests {
         assert!(matches!(&error, DecodeError::Ambiguous { candidates, .. } if candidates == "yolox|nanodet_plus"));
         assert_eq!(recognise(&g, Some("nanodet_plus")).unwrap().head.classes(), 6);
         assert_eq!(recognise(&g, Some("yolox")).unwrap().head.classes(), 33);
+    }
+
+    #[test]
+    fn thresholds_of_the_metadata() {
+        let mut g = graph(64, 64, &[("output0", &[1, 300, 6], &["TopK"])]);
+        assert_eq!(recognise(&g, None).map(|r| (r.score_threshold, r.iou_threshold)).unwrap(), (0.25, 0.7));
+        g.metadata.insert("score_threshold".into(), "0.3".into());
+        g.metadata.insert("iou_threshold".into(), "0.45".into());
+        assert_eq!(recognise(&g, None).map(|r| (r.score_threshold, r.iou_threshold)).unwrap(), (0.3, 0.45));
+        for wrong in ["1.5", "-0.1", "NaN", "high", ""] {
+            g.metadata.insert("iou_threshold".into(), wrong.into());
+            let error = recognise(&g, None).unwrap_err().to_string();
+            assert!(error.contains("iou_threshold") && error.contains(&format!("'{wrong}'")), "{error}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ import augment
 import prepare
 
 SCORE = 0.001
-OVERLAP = 0.7
+OVERLAP = 0.45
 MOST = 300
 MOST_PER_CLASS = 100
 

@@ -20,6 +20,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import evaluate
 import prepare
 import train
 from network import STRIDES, cells, fold_batch_norms
@@ -87,6 +88,9 @@ def write(checkpoint, names, out):
         "stride": str(max(STRIDES)),
         "imgsz": str([px, px]),
         "licence": "MIT OR Apache-2.0",
+        # Heads seldom hide each other by half: what overlaps more is the same one found twice.
+        "score_threshold": "0.3",
+        "iou_threshold": str(evaluate.OVERLAP),
     }
     helper.set_model_props(model, entries)
     onnx.checker.check_model(model, full_check=True)

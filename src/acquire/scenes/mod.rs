@@ -37,8 +37,8 @@ type Make = fn(u32, u32) -> Result<Box<dyn Scene>, String>;
 
 /// The scenes by their names; the first is the one without a name.
 pub const SCENES: [(&str, Make); 2] = [
-    ("shapes", |width, height| Ok(Box::new(Shapes::new(width, height)?))),
     ("site", |width, height| Ok(Box::new(Site::sample(width, height)?))),
+    ("shapes", |width, height| Ok(Box::new(Shapes::new(width, height)?))),
 ];
 
 /// Numbers that look random: SplitMix64 (Steele, Lea, Flood 2014).
