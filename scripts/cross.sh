@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What can be shown without the devices: type-checks for macOS and iOS, and a whole build for aarch64 Linux (Jetson,
-# Raspberry Pi 3 and later) of which the CPU half, with its NEON kernels, is run under emulation and compared with this
+# What can be shown without the devices: type-checks for macOS, iOS and aarch64 Linux (Jetson, Raspberry Pi 3 and later),
+# and a whole build for the last, of which the CPU half, with its NEON kernels, is run under emulation and compared with this
 # machine. No GPU of those platforms is emulated.
 # Needs Debian's rustc-web, rust-web-src, cargo-web, lld, qemu-user, libc6-arm64-cross, libgcc-s1-arm64-cross; ziglang and
 # cargo-zigbuild in .ci/venv.
 #
-#   scripts/cross.sh apple                    # about 12 minutes of CPU time
+#   scripts/cross.sh check                    # type-checks; about 15 minutes of CPU time
 #   scripts/cross.sh linux [PHOTO NETWORK]    # about 45 minutes of CPU time, so the gate leaves it out; target/release/eyas
 #                                             # must be there; PHOTO NETWORK: compared beside this repository's network
 #   scripts/cross.sh neon                     # every NEON kernel against its twin, by the library's own tests
@@ -22,14 +22,14 @@ debian_cargo() (
   "$@"
 )
 
-if [ "${1:-}" = apple ]; then
-  for target in aarch64-apple-darwin aarch64-apple-ios; do
+if [ "${1:-}" = check ]; then
+  for target in aarch64-apple-darwin aarch64-apple-ios aarch64-unknown-linux-gnu; do
     debian_cargo cargo check -Zbuild-std=std,panic_abort --target "$target" --lib --bin eyas --example metal_demo
     echo "$target: library, program and metal_demo type-check"
   done
   exit
 elif [ "${1:-}" != linux ] && [ "${1:-}" != neon ]; then
-  echo "usage: scripts/cross.sh apple, scripts/cross.sh linux [PHOTO NETWORK], or scripts/cross.sh neon" >&2
+  echo "usage: scripts/cross.sh check, scripts/cross.sh linux [PHOTO NETWORK], or scripts/cross.sh neon" >&2
   exit 2
 fi
 part=$1

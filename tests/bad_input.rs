@@ -254,11 +254,23 @@ fn outputs_that_cannot_be_written() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for arguments in [&["detect"][..], &["detect", SCENE, "--conf", "7"], &["bench", "--size", "big"], &["frobnicate"]]
-    {
+    for arguments in [
+        &["detect", SCENE, "--conf", "7"][..],
+        &["detect", SCENE, "--weights", "yolo.weights"],
+        &["detect", SCENE, "-o", "-"],
+        &["bench", "--size", "big"],
+        &["frobnicate"],
+    ] {
         assert_eq!(eyas(arguments).status.code(), Some(2), "{arguments:?}");
     }
-    let output = eyas(&["detect", SCENE]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("-m FILE"));
+}
+
+#[test]
+#[cfg(not(feature = "embedded"))]
+fn without_a_detector_inside_a_model_must_be_named() {
+    for arguments in [&["detect", SCENE][..], &["detect"], &["live", "--headless", "--frames", "1"], &["check"]] {
+        let output = eyas(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("-m FILE"), "{arguments:?}");
+    }
 }

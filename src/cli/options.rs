@@ -85,7 +85,8 @@ impl Common {
     pub fn load_model_with(&self, options: &ImportOptions) -> Result<Model, CliError> {
         Ok(match &self.model {
             Some(path) => Model::load(path, self.weights.as_deref(), options)?,
-            None => Model::embedded(options)?,
+            None if eyas::embedded::IS_EMBEDDED => Model::embedded(options)?,
+            None => Model::embedded(options).map_err(|e| CliError::Usage(e.to_string()))?,
         })
     }
 
