@@ -114,7 +114,6 @@ fn wrong_usage_is_2_and_a_broken_file_is_1() {
         (vec!["check", SHAPES, "--input", &other], 2, "images"),
         (vec!["check", SHAPES, "--input", &given, "--expect", &other], 2, OUTPUT),
         (vec!["check", SHAPES, "--expect", &other], 2, "--input"),
-        (vec!["check"], 2, "no model"),
         (vec!["check", text(&broken)], 1, "truncated"),
         (vec!["check", "/no/such/model.onnx"], 1, "/no/such/model.onnx"),
     ] {
