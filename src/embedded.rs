@@ -8,34 +8,28 @@ use crate::session::Model;
 /// Its name in reports.
 pub const NAME: &str = "heads_helmets_small (embedded)";
 
-/// The file `models/heads_helmets_small.onnx`.
+/// The file `models/heads_helmets_small.onnx`; `None` in a build without the feature `embedded`.
 #[cfg(feature = "embedded")]
-pub const ONNX: &[u8] = include_bytes!("../models/heads_helmets_small.onnx");
+pub const ONNX: Option<&[u8]> = Some(include_bytes!("../models/heads_helmets_small.onnx"));
+#[cfg(not(feature = "embedded"))]
+pub const ONNX: Option<&[u8]> = None;
 
 /// Whether this build has it.
-pub const IS_EMBEDDED: bool = cfg!(feature = "embedded");
+pub const IS_EMBEDDED: bool = ONNX.is_some();
 
 /// The embedded network as it is in its file, without passes.
 ///
 /// # Errors
-/// When this build has none (feature `embedded`), or the options do not fit it.
-#[cfg(feature = "embedded")]
+/// When this build has none, or the options do not fit it.
 pub fn import(options: &ImportOptions) -> Result<Graph, Error> {
-    let bytes = bytes::Bytes::from_static(ONNX);
-    crate::infer::import::onnx::import_onnx(bytes, NAME, options).map_err(Error::Import)
-}
-
-/// The embedded network as it is in its file, without passes.
-///
-/// # Errors
-/// Always: this build has none (feature `embedded`).
-#[cfg(not(feature = "embedded"))]
-pub fn import(_: &ImportOptions) -> Result<Graph, Error> {
-    Err(Error::Input(
-        "no model given, and this eyas was built without its own (feature 'embedded'): name one with -m FILE, .onnx, or \
-         .cfg with its .weights"
-            .into(),
-    ))
+    let bytes = ONNX.ok_or_else(|| {
+        Error::Input(
+            "no model given, and this eyas was built without its own (feature 'embedded'): name one with -m FILE, \
+             .onnx, or .cfg with its .weights"
+                .into(),
+        )
+    })?;
+    crate::infer::import::onnx::import_onnx(bytes::Bytes::from_static(bytes), NAME, options).map_err(Error::Import)
 }
 
 impl Model {
@@ -61,6 +55,7 @@ mod tests {
         assert_eq!([0, 1].map(|class| decoder.labels.name(class)), ["head", "helmet"]);
         // Small enough for the smallest devices.
         assert!(model.graph.macs() <= 120_000_000, "{} multiply-accumulates", model.graph.macs());
-        assert!(ONNX.len() < 1 << 20, "{} bytes", ONNX.len());
+        let size_bytes = ONNX.map(<[u8]>::len);
+        assert!(size_bytes.is_some_and(|n| n < 1 << 20), "{size_bytes:?} bytes");
     }
 }

@@ -8,11 +8,10 @@ use eyas::infer::graph::Graph;
 use eyas::infer::import::import_file;
 use eyas::infer::tensor::TensorElements;
 use eyas::{DecodeOptions, Model, Session, SessionOptions, Tensor};
-use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::options::{BackendArg, Common};
-use super::report::{print_line, stderr_is_terminal};
+use super::report::{print_line, progress_bar};
 use super::run::parse_tensor;
 use super::{CliError, npy};
 
@@ -94,7 +93,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let mut facts = facts(&model, &plain, &common, args, &inputs, &random);
     inputs.extend(random);
     let backends = backends(&common, &model, &mut facts.notes)?;
-    let bar = if stderr_is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let bar = progress_bar(0);
     let report = Check::new(plain, model.graph).run(&inputs, &backends, &expected, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);

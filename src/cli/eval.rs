@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 
 use eyas::evaluation::{Judged, Truth, evaluate};
 use eyas::{Detector, acquire};
-use indicatif::ProgressBar;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::CliError;
 use super::detect::HeadArgs;
 use super::options::Common;
-use super::report::{print_line, print_table, stderr_is_terminal};
+use super::report::{print_line, print_table, progress_bar};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -148,7 +147,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     if set.is_empty() {
         return Err(CliError::Runtime(format!("{}: no pictures in images/", args.data.display())));
     }
-    let bar = if stderr_is_terminal() { ProgressBar::new(set.len() as u64) } else { ProgressBar::hidden() };
+    let bar = progress_bar(set.len());
     let mut pictures = Vec::with_capacity(set.len());
     for (path, labels) in set {
         let picture = acquire::pictures::load(&path).map_err(eyas::Error::from)?;

@@ -56,25 +56,6 @@ fn parameters(graph: &Graph) -> u64 {
     read.iter().filter_map(|&id| graph.fact(id).constant.as_ref()).map(|t| t.len() as u64).sum()
 }
 
-/// An input or output.
-struct Port {
-    name: String,
-    dtype: String,
-    /// `None` where it depends on the picture and the file does not say.
-    dims: Vec<Option<usize>>,
-}
-
-impl Port {
-    fn of(graph: &Graph, id: ValueId, declared: Option<&Declared>) -> Port {
-        let value = graph.value(id);
-        let (dtype, dims) = match declared {
-            Some(declared) if value.fact.late => (declared.dtype, declared.dims.clone()),
-            _ => (value.fact.dtype, value.fact.shape.iter().map(|&n| Some(n)).collect()),
-        };
-        Port { name: value.name.clone(), dtype: dtype.to_string(), dims }
-    }
-}
-
 pub fn run(args: &Args) -> Result<(), CliError> {
     let common = &args.common;
     let model = common.load_model()?;
@@ -86,14 +67,16 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let activation_bytes: usize =
         plan.buffers.iter().filter(|b| !matches!(b.kind, BufferKind::Constant(_))).map(|b| b.len_elements * 4).sum();
     let arena_bytes = plan_arena(&plan).len_elements * 4;
-    let inputs: Vec<Port> = graph.inputs.iter().map(|&id| Port::of(graph, id, None)).collect();
-    let declared = |i: usize| graph.declared_outputs.get(i).and_then(Option::as_ref);
-    let outputs: Vec<Port> =
-        graph.outputs.iter().enumerate().map(|(i, &id)| Port::of(graph, id, declared(i))).collect();
+    let name = |id: ValueId| graph.value(id).name.as_str();
+    let inputs: Vec<(&str, Declared)> = graph.inputs.iter().map(|&id| (name(id), graph.fact(id).into())).collect();
+    let declared = |(i, &id)| (name(id), graph.output_declared(i).unwrap_or_else(|| graph.fact(id).into()));
+    let outputs: Vec<(&str, Declared)> = graph.outputs.iter().enumerate().map(declared).collect();
     let kernels = kernel_counts(&plan);
     if args.json {
-        let as_json = |ports: &[Port]| -> Vec<serde_json::Value> {
-            ports.iter().map(|p| json!({"name": p.name, "dtype": p.dtype, "shape": p.dims})).collect()
+        let as_json = |ports: &[(&str, Declared)]| -> Vec<serde_json::Value> {
+            let one =
+                |(name, d): &(&str, Declared)| json!({"name": name, "dtype": d.dtype.to_string(), "shape": d.dims});
+            ports.iter().map(one).collect()
         };
         let value = json!({
             "model": graph.name,
@@ -118,9 +101,8 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     }
     print_line(&format!("{} ({:?})", graph.name, graph.format))?;
     for (kind, ports) in [("input", &inputs), ("output", &outputs)] {
-        for Port { name, dtype, dims } in ports {
-            let dims: Vec<String> = dims.iter().map(|n| n.map_or("?".into(), |n| n.to_string())).collect();
-            print_line(&format!("  {kind:<7} {name} {dtype} [{}]", dims.join(", ")))?;
+        for (name, declared) in ports {
+            print_line(&format!("  {kind:<7} {name} {declared}"))?;
         }
     }
     match &head {

@@ -4,11 +4,18 @@ use std::io::IsTerminal as _;
 use std::io::Write as _;
 use std::time::Instant;
 
+use indicatif::ProgressBar;
+
 use super::CliError;
 
 /// True when a person watches stderr: progress bars go there.
 pub fn stderr_is_terminal() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// A progress bar that is only seen where a person watches.
+pub fn progress_bar(length: usize) -> ProgressBar {
+    if stderr_is_terminal() { ProgressBar::new(length as u64) } else { ProgressBar::hidden() }
 }
 
 /// Prints rows under headings, columns aligned, columns of numbers to the right. Bold only where a terminal shows it.

@@ -1,4 +1,6 @@
 //! What a detection head is, and how a graph tells which one it ends in.
+//!
+//! One file, though a long one: a head is written against this trait, this registry and this signature together.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -253,6 +255,9 @@ pub const SECTIONS: &[HeadKind] = &[
     HeadKind { name: "gaussian_yolo", fit: heads::gaussian_yolo::fit },
 ];
 
+/// Class numbers that a row may have where no metadata name the classes.
+const UNNAMED_CLASSES: usize = 2048;
+
 /// What heads look at to tell whether a network is theirs.
 #[derive(Debug)]
 pub struct Signature<'a> {
@@ -287,11 +292,7 @@ impl<'a> Signature<'a> {
 
     /// Element type and dims of an output: as computed, or as declared where they depend on the picture.
     pub fn declared(&self, output: usize) -> Option<Declared> {
-        let fact = self.graph.fact(self.graph.outputs[output]);
-        if fact.late {
-            return self.graph.declared_outputs.get(output).cloned().flatten();
-        }
-        Some(Declared { dtype: fact.dtype, dims: fact.shape.iter().map(|&n| Some(n)).collect() })
+        self.graph.output_declared(output)
     }
 
     /// True for an output whose shape depends on the picture.
@@ -346,10 +347,7 @@ impl<'a> Signature<'a> {
     pub fn describe(&self) -> String {
         let late = |output: usize| match self.declared(output) {
             _ if !self.is_late(output) => None,
-            Some(d) => {
-                let dims = d.dims.iter().map(|n| n.map_or("?".to_string(), |n| n.to_string()));
-                Some(format!("{} [{}]", d.dtype, dims.collect::<Vec<_>>().join(", ")))
-            }
+            Some(declared) => Some(declared.to_string()),
             None => Some("of a shape that depends on the picture".to_string()),
         };
         let describe = |(i, (name, shape)): (usize, &(&str, &[usize]))| match late(i) {
@@ -406,6 +404,11 @@ impl<'a> Signature<'a> {
     pub fn named_classes(&self) -> Option<usize> {
         let labels = Labels::from_metadata(self.metadata("names")?).ok()?;
         Some(labels.names().len())
+    }
+
+    /// How many class numbers a row may have that holds its class as a number.
+    pub fn numbered_classes(&self) -> usize {
+        self.named_classes().unwrap_or(UNNAMED_CLASSES)
     }
 
     /// Refuses a reading with another number of classes than the metadata name, unless the user asked for it.

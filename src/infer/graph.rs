@@ -5,6 +5,7 @@
 //! value lies in memory is the planner's business, see [`crate::infer::plan`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::op::Op;
 use super::tensor::{DType, Tensor};
@@ -70,6 +71,20 @@ pub struct Declared {
     pub dtype: DType,
     /// `None`: the file leaves it open.
     pub dims: Vec<Option<usize>>,
+}
+
+impl From<&Fact> for Declared {
+    fn from(fact: &Fact) -> Declared {
+        Declared { dtype: fact.dtype, dims: fact.shape.iter().map(|&n| Some(n)).collect() }
+    }
+}
+
+/// `f32 [1, ?, 6]`
+impl fmt::Display for Declared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.dims.iter().map(|n| n.map_or("?".to_string(), |n| n.to_string())).collect();
+        write!(f, "{} [{}]", self.dtype, dims.join(", "))
+    }
 }
 
 /// What an importer knows of a detection head: Darknet's head sections carry their anchors with them.
@@ -179,6 +194,16 @@ impl Graph {
 
     pub fn fact(&self, id: ValueId) -> &Fact {
         &self.values[id.0].fact
+    }
+
+    /// Element type and dims of an output: as computed, or as declared where they depend on the input. `None` where
+    /// the file does not say either.
+    pub fn output_declared(&self, output: usize) -> Option<Declared> {
+        let fact = self.fact(self.outputs[output]);
+        if fact.late {
+            return self.declared_outputs.get(output).cloned().flatten();
+        }
+        Some(fact.into())
     }
 
     pub fn add_value(&mut self, name: &str, fact: Fact) -> ValueId {

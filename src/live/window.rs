@@ -1,7 +1,8 @@
 //! The overlay window: winit's events in, the newest frame on a surface.
 //!
 //! Nothing that a window system does ends it: a surface that is outdated or lost is made again, a device that is lost is
-//! opened again, and while nothing of the window can be seen, frames are still inferred.
+//! opened again, and while nothing of the window can be seen, frames are still inferred. The state of the window and the
+//! handlers of its events are one file; keys and surface have their own.
 
 mod keys;
 

@@ -14,9 +14,6 @@ use crate::letterbox::Fit;
 
 const COLUMNS: usize = 7;
 
-/// Class numbers that a row may have where no metadata name the classes.
-const UNNAMED_CLASSES: usize = 2048;
-
 /// Most rows of a table whose length depends on the picture.
 const MAX_LATE_ROWS: usize = 1 << 20;
 
@@ -44,7 +41,7 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let (mean, std) = super::LEVELS;
     Ok(Fitted {
         head: Box::new(DetectionOutput {
-            classes: signature.named_classes().unwrap_or(UNNAMED_CLASSES),
+            classes: signature.numbered_classes(),
             rows,
             input_px: [signature.width, signature.height],
         }),

@@ -26,9 +26,6 @@ const MAX_ROWS: usize = 1000;
 /// Rows that are read at most where the file leaves their number open.
 const LATE_ROWS: usize = 65_536;
 
-/// Class numbers that a row may have where no metadata name the classes.
-const UNNAMED_CLASSES: usize = 2048;
-
 /// Box, score and class.
 const PLAIN_COLUMNS: usize = 6;
 
@@ -112,7 +109,7 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     Ok(Fitted {
         head: Box::new(EndToEnd {
             output: table,
-            classes: signature.named_classes().unwrap_or(UNNAMED_CLASSES),
+            classes: signature.numbered_classes(),
             rows,
             columns,
             is_late,

@@ -21,9 +21,6 @@ use crate::infer::plan::View;
 use crate::infer::tensor::{DType, Tensor};
 use crate::letterbox::Fit;
 
-/// Class numbers that a row may have where no metadata name the classes.
-const UNNAMED_CLASSES: usize = 2048;
-
 /// Rows that are read at most.
 const MAX_ROWS: usize = 65_536;
 
@@ -105,7 +102,7 @@ impl Lists {
             first_class: 0.0,
             count: None,
             scale: [1.0; 2],
-            classes: signature.named_classes().unwrap_or(UNNAMED_CLASSES),
+            classes: signature.numbered_classes(),
             inputs: Vec::new(),
         }
     }

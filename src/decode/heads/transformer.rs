@@ -20,9 +20,6 @@ use crate::letterbox::Fit;
 /// Queries that are read at most where the file leaves their number open.
 const LATE_QUERIES: usize = 65_536;
 
-/// Class numbers that a row may have where no metadata name the classes.
-const UNNAMED_CLASSES: usize = 2048;
-
 /// Numbers of queries that published networks have.
 const QUERIES: [usize; 3] = [100, 300, 900];
 
@@ -70,14 +67,14 @@ pub fn fit_rt_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
     signature.check_task(&["detect"])?;
     let is_said = signature.named || signature.is_rt_detr();
     // The number of a class is an integer that was cast.
-    let is_chosen = !signature.outputs.is_empty() && signature.origins(0).contains(&"Cast");
+    let has_numbers = |columns: Option<usize>| columns.is_none_or(|n| n == 6) && signature.origins(0).contains(&"Cast");
     let (queries, columns) = match (signature.single(3), late_table(signature)) {
         (Ok(shape), _) => (shape[1], shape[2]),
         // A shape that depends on the picture: the choice of the queries is computed at run time.
         (_, Some(LateTable { rows, columns, prototypes: None, .. })) if is_said => {
             let named = signature.named_classes().map(|classes| 4 + classes);
             let columns = columns
-                .or(is_chosen.then_some(6))
+                .or_else(|| has_numbers(None).then_some(6))
                 .or(named)
                 .ok_or("neither its output nor metadata tell the number of classes")?;
             (rows.unwrap_or(LATE_QUERIES), columns)
@@ -91,8 +88,8 @@ pub fn fit_rt_detr(signature: &Signature<'_>) -> Result<Fitted, String> {
     if !is_said && (!QUERIES.contains(&queries) || is_grid) {
         return Err(format!("{queries} rows are not the usual numbers of queries"));
     }
-    let is_chosen = is_chosen && columns == 6;
-    let classes = if is_chosen { signature.named_classes().unwrap_or(UNNAMED_CLASSES) } else { columns - 4 };
+    let is_chosen = has_numbers(Some(columns));
+    let classes = if is_chosen { signature.numbered_classes() } else { columns - 4 };
     if !is_said && FINAL_COLUMNS.contains(&columns) && signature.named_classes() != Some(classes) {
         return Err(format!("rows of {columns} numbers may be final ones: box, score, class and more"));
     }
@@ -190,10 +187,7 @@ impl Head for Transformer {
             });
         };
         match self.kind {
-            Scores::Probabilities => {
-                scan(values, &scores, filter.threshold, filter.multi_label, |_| true, found);
-                return;
-            }
+            Scores::Probabilities => scan(values, &scores, filter.threshold, filter.multi_label, |_| true, found),
             Scores::Chosen => {
                 for query in 0..scores.rows {
                     let (score, class) = (scores.at(values, query, 0), scores.at(values, query, 1));
@@ -201,25 +195,23 @@ impl Head for Transformer {
                         found(query, class as usize, score);
                     }
                 }
-                return;
             }
-            Scores::Logits => {}
+            // The threshold is one of shares: every query's best logits are looked at first.
+            Scores::Logits => scan(
+                values,
+                &scores,
+                f32::NEG_INFINITY,
+                filter.multi_label,
+                |_| true,
+                |query, class, logit| {
+                    let all = (0..=self.classes).map(|c| scores.at(values, query, c));
+                    let share = softmax_share(all, logit);
+                    if share >= filter.threshold {
+                        found(query, class, share);
+                    }
+                },
+            ),
         }
-        // The threshold is one of shares: every query's best logits are looked at first.
-        scan(
-            values,
-            &scores,
-            f32::NEG_INFINITY,
-            filter.multi_label,
-            |_| true,
-            |query, class, logit| {
-                let all = (0..=self.classes).map(|c| scores.at(values, query, c));
-                let share = softmax_share(all, logit);
-                if share >= filter.threshold {
-                    found(query, class, share);
-                }
-            },
-        );
     }
 
     fn suppression(&self) -> Suppression {
