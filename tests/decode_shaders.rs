@@ -4,6 +4,7 @@
 
 mod decode_heads;
 
+use eyas::decode::Suppression;
 use eyas::shader::{Precision, Variant};
 use naga::back::{glsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -70,5 +71,7 @@ fn heads_translate() {
 
 #[test]
 fn nms_translates() {
-    translate("nms", &eyas::decode::nms::variant(300), Precision::F32);
+    for of in [Suppression::None, Suppression::Iou, Suppression::Distance { beta: 0.6 }, Suppression::Rotated] {
+        translate(&format!("nms {of:?}"), &eyas::decode::nms::variant(300, of), Precision::F32);
+    }
 }

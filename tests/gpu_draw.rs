@@ -77,7 +77,10 @@ fn with_shapes(mut found: Vec<Detection>, picture_px: [u32; 2]) -> Vec<Detection
     for (i, d) in found.iter_mut().enumerate() {
         match i % 4 {
             0 if d.bounds.iter().all(|v| v.abs() < 1e4) => {
-                let rotated = RotatedBox { angle: random.between(-1.0, 2.0), ..RotatedBox::upright(d.bounds) };
+                let [left, top, right, bottom] = d.bounds;
+                let centre = [(left + right) * 0.5, (top + bottom) * 0.5];
+                let size = [right - left, bottom - top];
+                let rotated = RotatedBox { centre, size, angle: random.between(-1.0, 2.0) };
                 d.quad = Some(rotated.in_picture(&letterbox));
             }
             1 => {

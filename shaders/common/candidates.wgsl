@@ -3,12 +3,13 @@
 @group(0) @binding(0) var<storage, read_write> candidates: Candidates;
 
 struct Candidate {
-    // left, top, right, bottom in pixels of the network's input
+    // left, top, right, bottom in pixels of the network's input; of a turned box centre and size
     bounds: vec4<f32>,
     score: f32,
     class_id: u32,
     anchor: u32,
-    reserved: u32,
+    // of a turned box the bits of its angle
+    angle: u32,
 }
 
 struct Candidates {
@@ -18,8 +19,7 @@ struct Candidates {
     score_threshold: f32,
     iou_threshold: f32,
     max_detections: u32,
-    // 1: nothing suppresses anything
-    keep_all: u32,
+    reserved_0: u32,
     picture_px: vec2<u32>,
     // model = picture * scale + offset
     scale: vec2<f32>,
@@ -29,9 +29,13 @@ struct Candidates {
 }
 
 fn append(bounds: vec4<f32>, score: f32, class_id: u32, anchor: u32) {
+    append_turned(bounds, 0u, score, class_id, anchor);
+}
+
+fn append_turned(centre_size: vec4<f32>, angle: u32, score: f32, class_id: u32, anchor: u32) {
     let at = atomicAdd(&candidates.count, 1u);
     if (at < candidates.capacity) {
-        candidates.items[at] = Candidate(bounds, score, class_id, anchor, 0u);
+        candidates.items[at] = Candidate(centre_size, score, class_id, anchor, angle);
     }
 }
 

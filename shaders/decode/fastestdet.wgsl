@@ -8,6 +8,7 @@
 // Tile: one thread per cell. Dispatch: ceil(COLS ROWS / 64) workgroups, spread over x and y (ROW threads per y).
 
 // include: candidates
+// include: best_class
 
 alias S = f32;
 @group(0) @binding(1) var<storage, read> src: array<S>;
@@ -24,7 +25,6 @@ const OFFSET: u32 = 0u;
 const CHANNEL_STRIDE: u32 = 1u;
 const Y_STRIDE: u32 = 6u;
 const X_STRIDE: u32 = 6u;
-const k: u32 = 0u;
 
 fn at(base: u32, channel: u32) -> f32 {
     return f32(src[base + channel * CHANNEL_STRIDE]);
@@ -36,6 +36,10 @@ fn score_of(objectness: f32, class_value: f32) -> f32 {
 
 fn offset(x: f32) -> f32 {
     return tanh(clamp(x, -15.0, 15.0));
+}
+
+fn class_at(base: u32, c: u32) -> f32 {
+    return at(base, 5u + c);
 }
 
 @compute @workgroup_size(64)
@@ -53,27 +57,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (!(score_of(objectness, 1.0) >= threshold)) {
         return;
     }
-    var best = -3.0e38;
-    var class_id = 0u;
-    for (var c = 0u; c + 4u <= CLASSES; c += 4u) {
-        //unroll k 4
-        let v_k = at(base, 5u + c + k);
-        //end
-        //unroll k 4
-        if (v_k > best) {
-            best = v_k;
-            class_id = c + k;
-        }
-        //end
-    }
-    for (var c = CLASSES & ~3u; c < CLASSES; c++) {
-        let v = at(base, 5u + c);
-        if (v > best) {
-            best = v;
-            class_id = c;
-        }
-    }
-    let score = score_of(objectness, best);
+    let best = best_class(base);
+    let score = score_of(objectness, best.value);
     if (!(score >= threshold)) {
         return;
     }
@@ -81,5 +66,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let cy = (f32(j) + offset(at(base, 2u))) * CELL_H;
     let w = logistic(at(base, 3u)) * INPUT_W;
     let h = logistic(at(base, 4u)) * INPUT_H;
-    append(corners(cx, cy, w, h), score, class_id, cell);
+    append(corners(cx, cy, w, h), score, best.class_id, cell);
 }

@@ -8,6 +8,7 @@
 // Tile: one thread per cell. Dispatch: ceil(CELLS / 64) workgroups, spread over x and y (ROW threads per y).
 
 // include: candidates
+// include: best_class
 
 alias S = f32;
 @group(0) @binding(1) var<storage, read> class_src: array<S>;
@@ -28,7 +29,6 @@ const CLASS_COLUMN_STRIDE: u32 = 1u;
 const BOX_OFFSET: u32 = 0u;
 const BOX_ROW_STRIDE: u32 = 32u;
 const BOX_COLUMN_STRIDE: u32 = 1u;
-const k: u32 = 0u;
 
 fn class_at(base: u32, column: u32) -> f32 {
     return f32(class_src[base + column * CLASS_COLUMN_STRIDE]);
@@ -57,27 +57,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let base = CLASS_OFFSET + cell * CLASS_ROW_STRIDE;
-    var best = -3.0e38;
-    var class_id = 0u;
-    for (var c = 0u; c + 4u <= CLASSES; c += 4u) {
-        //unroll k 4
-        let v_k = class_at(base, c + k);
-        //end
-        //unroll k 4
-        if (v_k > best) {
-            best = v_k;
-            class_id = c + k;
-        }
-        //end
-    }
-    for (var c = CLASSES & ~3u; c < CLASSES; c++) {
-        let v = class_at(base, c);
-        if (v > best) {
-            best = v;
-            class_id = c;
-        }
-    }
-    if (!(best >= candidates.score_threshold)) {
+    let best = best_class(base);
+    if (!(best.value >= candidates.score_threshold)) {
         return;
     }
     let box_base = BOX_OFFSET + cell * BOX_ROW_STRIDE;
@@ -87,5 +68,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let top = distance_to(box_base + BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
     let right = distance_to(box_base + 2u * BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
     let bottom = distance_to(box_base + 3u * BINS * BOX_COLUMN_STRIDE) * STRIDE_PX;
-    append(vec4<f32>(cx - left, cy - top, cx + right, cy + bottom), best, class_id, FIRST + cell);
+    append(vec4<f32>(cx - left, cy - top, cx + right, cy + bottom), best.value, best.class_id, FIRST + cell);
 }

@@ -6,6 +6,7 @@
 // Tile: one thread per anchor. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 
 // include: candidates
+// include: best_class
 
 alias S = f32;
 @group(0) @binding(1) var<storage, read> src: array<S>;
@@ -16,13 +17,16 @@ const CLASSES: u32 = 1u;
 const OFFSET: u32 = 0u;
 const ROW_STRIDE: u32 = 6u;
 const COLUMN_STRIDE: u32 = 1u;
-const k: u32 = 0u;
 
 // (column, row, stride) of an anchor.
 fn cell_of(anchor: u32) -> vec3<u32> { return vec3<u32>(anchor, 0u, 8u); }
 
 fn at(base: u32, column: u32) -> f32 {
     return f32(src[base + column * COLUMN_STRIDE]);
+}
+
+fn class_at(base: u32, c: u32) -> f32 {
+    return at(base, 5u + c);
 }
 
 @compute @workgroup_size(64)
@@ -37,27 +41,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (!(objectness >= threshold)) {
         return;
     }
-    var best = -3.0e38;
-    var class_id = 0u;
-    for (var c = 0u; c + 4u <= CLASSES; c += 4u) {
-        //unroll k 4
-        let v_k = at(base, 5u + c + k);
-        //end
-        //unroll k 4
-        if (v_k > best) {
-            best = v_k;
-            class_id = c + k;
-        }
-        //end
-    }
-    for (var c = CLASSES & ~3u; c < CLASSES; c++) {
-        let v = at(base, 5u + c);
-        if (v > best) {
-            best = v;
-            class_id = c;
-        }
-    }
-    let score = objectness * best;
+    let best = best_class(base);
+    let score = objectness * best.value;
     if (!(score >= threshold)) {
         return;
     }
@@ -67,5 +52,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let cy = (at(base, 1u) + f32(cell.y)) * stride;
     let w = side(at(base, 2u)) * stride;
     let h = side(at(base, 3u)) * stride;
-    append(corners(cx, cy, w, h), score, class_id, anchor);
+    append(corners(cx, cy, w, h), score, best.class_id, anchor);
 }

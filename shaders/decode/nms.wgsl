@@ -1,5 +1,5 @@
 // Class-aware greedy non-maximum suppression, and the way back from model pixels to picture pixels.
-// Twin: src/decode/nms.rs, bit-identical (but for what its header says of contraction and division).
+// Twin: src/decode/nms.rs, bit-identical with IoU (but for what its header says of contraction and division).
 //
 // The order is by score descending, then class, then anchor ascending; no two candidates have the same anchor. The order
 // in which the decode shaders appended does not matter. Candidates are taken in rounds of the next best, at most 1024,
@@ -8,14 +8,17 @@
 // 2. Bitonic sort of the round in workgroup memory.
 // 3. What an earlier round kept kills its rivals in this one.
 // 4. From the best on: a candidate that is alive is kept and kills the later ones of its class with
-//    inter > iou_threshold * union. Each thread holds four sorted candidates in registers.
-// With keep_all nothing kills anything. Then the kept ones are written with picture = clamp((model - offset) / scale, 0, picture size).
+//    overlap > iou_threshold. Each thread holds four sorted candidates in registers.
+// Overlap, by SUPPRESSION: 0 none; 1 inter / union; 2 inter / union - (d^2 / c^2)^BETA, d between the centres and c the
+// diagonal of the box around both; 3 probabilistic IoU of turned boxes, which are written as the upright boxes around them.
+// Then the kept ones are written with picture = clamp((model - offset) / scale, 0, picture size).
 //
 // Bindings: 0 candidates (header + items, see shaders/common/candidates.wgsl), 1 detections (header of 16 words:
 // count, number of candidates found, 2 that stay as they are, reserved; then Candidate items, best first).
 // Tile: everything. Dispatch: one workgroup of 256 threads; 13 KiB of workgroup memory.
 
 // include: candidates
+// include: rotated
 
 @group(0) @binding(1) var<storage, read_write> detections: Detections;
 
@@ -25,6 +28,8 @@ const THREADS: u32 = 256u;
 const NONE: u32 = 0xffffffffu;
 // Items that fit into the detections buffer.
 const ROOM: u32 = 1u;
+const SUPPRESSION: u32 = 1u;
+const BETA: f32 = 0.6;
 const s: u32 = 0u;
 
 struct Detections {
@@ -69,15 +74,44 @@ fn area(b: vec4<f32>) -> f32 {
     return (b.z - b.x) * (b.w - b.y);
 }
 
+// What overlaps are reckoned from: bounds; of a turned box its centre, and the covariance that stands for it.
+struct Shape {
+    bounds: vec4<f32>,
+    covariance: vec3<f32>,
+}
+
+fn shape_of(item: u32) -> Shape {
+    let bounds = candidates.items[item].bounds;
+    if (SUPPRESSION == 3u) {
+        return Shape(bounds, covariance(bounds.zw, bitcast<f32>(candidates.items[item].angle)));
+    }
+    return Shape(bounds, vec3<f32>(0.0));
+}
+
 // True when b overlaps a by more than the threshold.
-fn suppresses(a: vec4<f32>, b: vec4<f32>, threshold: f32) -> bool {
-    if (candidates.keep_all != 0u) {
+fn suppresses(of_a: Shape, of_b: Shape, threshold: f32) -> bool {
+    if (SUPPRESSION == 0u) {
         return false;
+    }
+    let a = of_a.bounds;
+    let b = of_b.bounds;
+    if (SUPPRESSION == 3u) {
+        return overlap(a.xy - b.xy, of_a.covariance, of_b.covariance) > threshold;
     }
     let w = max(min(a.z, b.z) - max(a.x, b.x), 0.0);
     let h = max(min(a.w, b.w) - max(a.y, b.y), 0.0);
     let inter = w * h;
     let both = area(a) + area(b) - inter;
+    if (SUPPRESSION == 2u) {
+        let around = max(a.zw, b.zw) - min(a.xy, b.xy);
+        let diagonal = dot(around, around);
+        let between = (a.xy + a.zw - b.xy - b.zw) * 0.5;
+        var apart = 0.0;
+        if (diagonal > 0.0) {
+            apart = pow(dot(between, between) / diagonal, BETA);
+        }
+        return inter > (threshold + apart) * both;
+    }
     return inter > threshold * both;
 }
 
@@ -221,19 +255,19 @@ fn main(@builtin(local_invocation_index) lane: u32) {
 
         //unroll s 4
         let p_s = lane + THREADS * s;
-        var bounds_s = vec4<f32>(0.0);
+        var shape_s = Shape(vec4<f32>(0.0), vec3<f32>(0.0));
         var class_s = NONE;
         if (p_s < n) {
-            bounds_s = candidates.items[places[p_s]].bounds;
+            shape_s = shape_of(places[p_s]);
             class_s = candidates.items[places[p_s]].class_id;
         }
         var alive_s = p_s < n;
         //end
         for (var e = 0u; e < count; e++) {
-            let best = candidates.items[kept[e]].bounds;
+            let best = shape_of(kept[e]);
             let class_id = candidates.items[kept[e]].class_id;
             //unroll s 4
-            alive_s = alive_s && !(class_s == class_id && suppresses(best, bounds_s, iou_threshold));
+            alive_s = alive_s && !(class_s == class_id && suppresses(best, shape_s, iou_threshold));
             //end
         }
         //unroll s 4
@@ -253,10 +287,10 @@ fn main(@builtin(local_invocation_index) lane: u32) {
                 kept[count] = place;
             }
             count += 1u;
-            let best = candidates.items[place].bounds;
+            let best = shape_of(place);
             let class_id = candidates.items[place].class_id;
             //unroll s 4
-            if (p_s > i && class_s == class_id && suppresses(best, bounds_s, iou_threshold)) {
+            if (p_s > i && class_s == class_id && suppresses(best, shape_s, iou_threshold)) {
                 keys[p_s] = 0u;
             }
             //end
@@ -269,6 +303,10 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     let edge = vec4<f32>(candidates.picture_px.xyxy);
     for (var d = lane; d < count; d += THREADS) {
         var c = candidates.items[kept[d]];
+        if (SUPPRESSION == 3u) {
+            c.bounds = upright(c.bounds, bitcast<f32>(c.angle));
+            c.angle = 0u;
+        }
         c.bounds = min(max((c.bounds - offset_px) / scale, vec4<f32>(0.0)), edge);
         detections.items[d] = c;
     }

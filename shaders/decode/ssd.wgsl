@@ -13,6 +13,7 @@
 // Tile: one thread per row. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 
 // include: candidates
+// include: best_class
 
 alias S = f32;
 @group(0) @binding(1) var<storage, read> score_src: array<S>;
@@ -50,6 +51,10 @@ fn score_at(row: u32, column: u32) -> f32 {
     return f32(score_src[SCORE_OFFSET + row * SCORE_ROW_STRIDE + column * SCORE_COLUMN_STRIDE]);
 }
 
+fn class_at(row: u32, c: u32) -> f32 {
+    return score_at(row, FIRST_CLASS + c);
+}
+
 // Centre and size of a prior, clipped.
 fn prior(i: u32, j: u32, stride: f32, side_px: f32) -> vec4<f32> {
     let centre = min((vec2<f32>(f32(i), f32(j)) + POINT) * stride, CLIP_PX);
@@ -66,23 +71,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (row >= ANCHORS) {
         return;
     }
-    var best = -3.0e38;
-    var class_id = 0u;
-    for (var c = 0u; c < CLASSES; c++) {
-        let v = score_at(row, FIRST_CLASS + c);
-        if (v > best) {
-            best = v;
-            class_id = c;
-        }
-    }
-    var score = best;
+    let best = best_class(row);
+    var score = best.value;
     if (ACTIVATION == 1u) {
-        score = logistic(best);
+        score = logistic(best.value);
     } else if (ACTIVATION == 2u) {
         var sum = 0.0;
         for (var c = 0u; c < FIRST_CLASS + CLASSES; c++) {
             // Capped where the share is nothing, so that the sum stays finite.
-            sum += exp(min(score_at(row, c) - best, 60.0));
+            sum += exp(min(score_at(row, c) - best.value, 60.0));
         }
         score = 1.0 / sum;
     }
@@ -105,5 +102,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     } else if (CODE == 3u) {
         bounds = vec4<f32>(p.xy - d.xy * p.zw, p.xy + d.zw * p.zw);
     }
-    append(bounds, score, class_id, FIRST + row);
+    append(bounds, score, best.class_id, FIRST + row);
 }

@@ -2,11 +2,13 @@
 // Twin: src/decode/heads/yolo_v8.rs.
 //
 // Anchor a: cx cy w h in pixels of the input, then an objectness if OBJECTNESS, then class probabilities.
-// score = best class (* objectness).
+// score = best class (* objectness). With TURNED column ANGLE holds an angle in radians, and centre, size and angle are
+// appended as they are: NMS makes upright boxes of them.
 // Bindings: 0 candidates, 1 the output's buffer, number k of anchor a at OFFSET + a ROW_STRIDE + k COLUMN_STRIDE.
 // Tile: one thread per anchor. Dispatch: ceil(ANCHORS / 64) workgroups, spread over x and y (ROW threads per y).
 
 // include: candidates
+// include: best_class
 
 alias S = f32;
 @group(0) @binding(1) var<storage, read> src: array<S>;
@@ -19,10 +21,15 @@ const OFFSET: u32 = 0u;
 const ROW_STRIDE: u32 = 1u;
 const COLUMN_STRIDE: u32 = 1u;
 const FIRST_CLASS: u32 = 4u;
-const k: u32 = 0u;
+const TURNED: bool = false;
+const ANGLE: u32 = 5u;
 
 fn at(base: u32, column: u32) -> f32 {
     return f32(src[base + column * COLUMN_STRIDE]);
+}
+
+fn class_at(base: u32, c: u32) -> f32 {
+    return at(base, FIRST_CLASS + c);
 }
 
 @compute @workgroup_size(64)
@@ -40,29 +47,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             return;
         }
     }
-    var best = -3.0e38;
-    var class_id = 0u;
-    for (var c = 0u; c + 4u <= CLASSES; c += 4u) {
-        //unroll k 4
-        let v_k = at(base, FIRST_CLASS + c + k);
-        //end
-        //unroll k 4
-        if (v_k > best) {
-            best = v_k;
-            class_id = c + k;
-        }
-        //end
-    }
-    for (var c = CLASSES & ~3u; c < CLASSES; c++) {
-        let v = at(base, FIRST_CLASS + c);
-        if (v > best) {
-            best = v;
-            class_id = c;
-        }
-    }
-    let score = objectness * best;
+    let best = best_class(base);
+    let score = objectness * best.value;
     if (!(score >= threshold)) {
         return;
     }
-    append(corners(at(base, 0u), at(base, 1u), at(base, 2u), at(base, 3u)), score, class_id, anchor);
+    let centre_size = vec4<f32>(at(base, 0u), at(base, 1u), at(base, 2u), at(base, 3u));
+    if (TURNED) {
+        append_turned(centre_size, bitcast<u32>(at(base, ANGLE)), score, best.class_id, anchor);
+    } else {
+        append(corners(centre_size.x, centre_size.y, centre_size.z, centre_size.w), score, best.class_id, anchor);
+    }
 }

@@ -29,8 +29,7 @@ pub struct CandidatesHeader {
     pub score_threshold: f32,
     pub iou_threshold: f32,
     pub max_detections: u32,
-    /// 1: nothing suppresses anything, for networks whose boxes are final.
-    pub keep_all: u32,
+    pub reserved_0: u32,
     pub picture_px: [u32; 2],
     pub scale: [f32; 2],
     pub offset_px: [f32; 2],
@@ -53,7 +52,7 @@ impl CandidatesHeader {
             score_threshold,
             iou_threshold,
             max_detections: max_detections.min(NMS_CAPACITY) as u32,
-            keep_all: 0,
+            reserved_0: 0,
             picture_px: letterbox.picture_px,
             scale: letterbox.scale,
             offset_px: letterbox.offset_px,
@@ -145,7 +144,8 @@ impl GpuDecode {
                 (variant, bindings)
             })
             .collect();
-        dispatches.push((nms::variant(max_detections), vec![GpuBinding::Candidates, GpuBinding::Detections]));
+        let nms = nms::variant(max_detections, head.suppression());
+        dispatches.push((nms, vec![GpuBinding::Candidates, GpuBinding::Detections]));
         let cell_points = head.cell_points();
         for scale in &cell_points {
             let variant = scale.variant(&views[scale.output], precision, max_detections);

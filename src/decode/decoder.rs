@@ -1,12 +1,9 @@
 //! From outputs to detections: a recognised head with the thresholds, labels and options of one session.
 
 use super::candidates::{CandidatesHeader, GpuDecode, NMS_CAPACITY};
-use super::head::{
-    DecodeError, Details, Head, OutputRef, PictureInput, Recognised, ScoreFilter, Suppression, recognise,
-};
+use super::head::{DecodeError, Details, Head, OutputRef, PictureInput, Recognised, ScoreFilter, recognise};
 use super::labels::Labels;
 use super::nms;
-use super::rotated::RotatedBox;
 use super::scan::box_in_picture;
 use super::{Detection, RawDetection};
 use crate::convert::Preprocess;
@@ -132,14 +129,7 @@ impl Decoder {
     pub fn decode(&self, outputs: &[OutputRef<'_>], letterbox: &Letterbox) -> Result<Vec<RawDetection>, DecodeError> {
         let candidates = self.candidates(outputs)?;
         let (threshold, max) = (self.iou_threshold, self.max_detections);
-        let mut kept = match self.head.suppression() {
-            Suppression::Iou => nms::run(candidates, threshold, max),
-            Suppression::Distance { beta } => nms::run_by_distance(candidates, threshold, beta, max),
-            Suppression::Rotated => nms::run_rotated(candidates, threshold, max, |c| {
-                self.head.details(outputs, c.anchor).rotated.unwrap_or_else(|| RotatedBox::upright(c.bounds))
-            }),
-            Suppression::None => nms::keep_best(candidates, max),
-        };
+        let mut kept = nms::run(candidates, self.head.suppression(), threshold, max);
         for d in &mut kept {
             d.bounds = box_in_picture(d.bounds, letterbox);
         }
@@ -174,12 +164,10 @@ impl Decoder {
             .collect()
     }
 
-    /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (a head without a shader or with
-    /// another suppression, several classes per anchor, more detections than the shader keeps).
+    /// The GPU path for outputs that lie at `views`; `None` where only the CPU can (a head without a shader,
+    /// several classes per anchor, more detections than the shader keeps).
     pub fn gpu(&self, views: &[View], precision: Precision) -> Option<GpuDecode> {
-        let shaders = self.head.has_shader();
-        let suppresses = matches!(self.head.suppression(), Suppression::Iou | Suppression::None);
-        (shaders && suppresses && !self.multi_label && self.max_detections <= NMS_CAPACITY)
+        (self.head.has_shader() && !self.multi_label && self.max_detections <= NMS_CAPACITY)
             .then(|| GpuDecode::new(&*self.head, views, precision, self.max_detections))
     }
 
@@ -192,10 +180,7 @@ impl Decoder {
     pub fn candidates_header(&self, letterbox: &Letterbox) -> CandidatesHeader {
         let capacity = self.head.anchors();
         let (score, iou) = (self.score_threshold, self.iou_threshold);
-        CandidatesHeader {
-            keep_all: u32::from(self.head.suppression() == Suppression::None),
-            ..CandidatesHeader::new(letterbox, capacity, score, iou, self.max_detections)
-        }
+        CandidatesHeader::new(letterbox, capacity, score, iou, self.max_detections)
     }
 }
 

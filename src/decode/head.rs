@@ -65,15 +65,15 @@ pub struct ScoreFilter {
     pub multi_label: bool,
 }
 
-/// Which overlaps are thinned out, among candidates of one class. On a GPU: [`Suppression::Iou`] and
-/// [`Suppression::None`].
+/// Which overlaps are thinned out, among candidates of one class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Suppression {
     /// IoU above the threshold.
     Iou,
-    /// IoU − (d²/c²)^beta above the threshold, see [`super::nms::run_by_distance`].
+    /// IoU − (d²/c²)^beta above the threshold: d between the centres, c the diagonal of the box around both.
     Distance { beta: f32 },
-    /// Probabilistic IoU of [`Details::rotated`] above the threshold.
+    /// Probabilistic IoU of turned boxes above the threshold. Candidates then hold centre, size and angle, see
+    /// [`RawDetection`].
     Rotated,
     /// None: what leaves the network is final.
     None,
@@ -148,8 +148,7 @@ pub trait Head: Debug + Send + Sync {
         false
     }
 
-    /// What else is known of the object at an anchor, as [`RawDetection::anchor`] counts them. Asked for what was kept,
-    /// and with [`Suppression::Rotated`] for every candidate.
+    /// What else is known of the object at an anchor, as [`RawDetection::anchor`] counts them. Asked for what was kept.
     fn details(&self, _outputs: &[OutputRef<'_>], _anchor: u32) -> Details {
         Details::default()
     }

@@ -28,12 +28,14 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RawDetection {
-    /// Left, top, right, bottom: pixels of the network's input before NMS, of the picture after it.
+    /// Left, top, right, bottom: pixels of the network's input before NMS, of the picture after it. Before
+    /// [`Suppression::Rotated`] centre and size of the turned box.
     pub bounds: [f32; 4],
     pub score: f32,
     pub class: u32,
     /// Which anchor of the head it came from; breaks ties between equal scores.
     pub anchor: u32,
+    /// Before [`Suppression::Rotated`] the bits of the angle in radians; otherwise 0.
     pub reserved: u32,
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Candidates are sorted by score (largest first; ties: smaller class, then smaller anchor). From the best on, each
 //! one that is still alive is kept and kills the later ones of its class whose overlap with it is larger than the
-//! threshold. Overlap is intersection over union, written without a division: `inter > threshold · union`.
+//! threshold. Overlap is intersection over union, written without a division: `inter > threshold · union`; or what else a
+//! head asks for, see [`Suppression`].
 //!
-//! The same f32 operations run in the same order here and in the shader. A GPU compiler may still contract
+//! With IoU the same f32 operations run in the same order here and in the shader. A GPU compiler may still contract
 //! `area + area − w·h` into a fused multiply-add, or divide with 2.5 ulp error; a pair that lies within rounding of
 //! the threshold can then fall on the other side, and mapped boxes can differ in the last bit.
 
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 
 use super::RawDetection;
 use super::candidates::CandidatesHeader;
+use super::head::Suppression;
 use super::rotated::RotatedBox;
 use crate::shader::{Variant, VariantBuilder};
 
@@ -20,10 +22,19 @@ const STEM: &str = "nms";
 const SHADER: &str = include_str!("../../shaders/decode/nms.wgsl");
 
 /// The shader; `max_detections` is what the detections buffer has room for. Bindings: candidates, detections.
-pub fn variant(max_detections: usize) -> Variant {
+pub fn variant(max_detections: usize, suppression: Suppression) -> Variant {
+    let (number, beta) = match suppression {
+        Suppression::None => (0, 1.0),
+        Suppression::Iou => (1, 1.0),
+        Suppression::Distance { beta } => (2, beta),
+        Suppression::Rotated => (3, 1.0),
+    };
     VariantBuilder::new(STEM, SHADER)
         .u32("ROOM", max_detections)
+        .u32("SUPPRESSION", number)
+        .f32("BETA", beta)
         .include(include_str!("../../shaders/common/candidates.wgsl"))
+        .include(include_str!("../../shaders/common/rotated.wgsl"))
         .build([1, 1, 1])
 }
 
@@ -65,9 +76,31 @@ fn pixel_from_model(x: f32, offset: f32, scale: f32, limit: u32) -> f32 {
     ((x - offset) / scale).max(0.0).min(limit as f32)
 }
 
+/// True when the second candidate overlaps the first by more than the threshold.
+fn is_rival(a: &RawDetection, b: &RawDetection, suppression: Suppression, threshold: f32) -> bool {
+    match suppression {
+        Suppression::None => false,
+        Suppression::Iou => suppresses(&a.bounds, &b.bounds, threshold),
+        Suppression::Distance { beta } => suppresses_by_distance(&a.bounds, &b.bounds, threshold, beta),
+        Suppression::Rotated => {
+            let [a, b] = [a, b].map(|c| RotatedBox::of_candidate(c).gaussian());
+            a.overlap(&b) > threshold
+        }
+    }
+}
+
+/// Upright boxes around the turned ones, if they are turned.
+fn turn_upright(kept: &mut [RawDetection], suppression: Suppression) {
+    if suppression == Suppression::Rotated {
+        for d in kept {
+            (d.bounds, d.reserved) = (RotatedBox::of_candidate(d).bounds(), 0);
+        }
+    }
+}
+
 /// The shader's algorithm in safe Rust: candidates in model pixels in, detections in picture pixels out, best first.
 /// Quadratic. The shader takes more candidates than it can sort at a time in rounds; what it keeps is the same.
-pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDetection> {
+pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection], suppression: Suppression) -> Vec<RawDetection> {
     let mut sorted = candidates.to_vec();
     sorted.sort_by(order);
     let mut alive = vec![true; sorted.len()];
@@ -82,14 +115,14 @@ pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDe
         kept.push(sorted[i]);
         for p in i + 1..sorted.len() {
             if alive[p]
-                && header.keep_all == 0
                 && sorted[p].class == sorted[i].class
-                && suppresses(&sorted[i].bounds, &sorted[p].bounds, header.iou_threshold)
+                && is_rival(&sorted[i], &sorted[p], suppression, header.iou_threshold)
             {
                 alive[p] = false;
             }
         }
     }
+    turn_upright(&mut kept, suppression);
     for d in &mut kept {
         d.bounds = [0, 1, 2, 3].map(|k| {
             let axis = k % 2;
@@ -101,27 +134,25 @@ pub fn twin(header: &CandidatesHeader, candidates: &[RawDetection]) -> Vec<RawDe
 
 /// Keeps at most `max` of the candidates, best first, in model pixels: the same as [`twin`] before its mapping, for
 /// any number of candidates. Each candidate is only compared with those kept of its own class.
-pub fn run(candidates: Vec<RawDetection>, iou_threshold: f32, max: usize) -> Vec<RawDetection> {
-    run_by(candidates, max, |c| c.bounds, |kept, other| suppresses(kept, other, iou_threshold))
-}
-
-/// As [`run`], but with IoU − (d²/c²)^`beta` for the overlap: d between the centres, c the diagonal of the box around both.
-pub fn run_by_distance(candidates: Vec<RawDetection>, threshold: f32, beta: f32, max: usize) -> Vec<RawDetection> {
-    run_by(candidates, max, |c| c.bounds, |kept, other| suppresses_by_distance(kept, other, threshold, beta))
-}
-
-/// As [`run`], but with the probabilistic IoU of the turned boxes that `box_of` gives.
-pub fn run_rotated(
-    candidates: Vec<RawDetection>,
-    threshold: f32,
-    max: usize,
-    box_of: impl Fn(&RawDetection) -> RotatedBox,
-) -> Vec<RawDetection> {
-    run_by(candidates, max, |c| box_of(c).gaussian(), |kept, other| kept.overlap(other) > threshold)
+pub fn run(candidates: Vec<RawDetection>, suppression: Suppression, threshold: f32, max: usize) -> Vec<RawDetection> {
+    match suppression {
+        Suppression::None => keep_best(candidates, max),
+        Suppression::Iou => run_by(candidates, max, |c| c.bounds, |kept, other| suppresses(kept, other, threshold)),
+        Suppression::Distance { beta } => {
+            let suppresses = |kept: &_, other: &_| suppresses_by_distance(kept, other, threshold, beta);
+            run_by(candidates, max, |c| c.bounds, suppresses)
+        }
+        Suppression::Rotated => {
+            let shape_of = |c: &RawDetection| RotatedBox::of_candidate(c).gaussian();
+            let mut kept = run_by(candidates, max, shape_of, |kept, other| kept.overlap(other) > threshold);
+            turn_upright(&mut kept, suppression);
+            kept
+        }
+    }
 }
 
 /// Keeps at most `max`, best first: for networks that suppress overlaps themselves.
-pub fn keep_best(mut candidates: Vec<RawDetection>, max: usize) -> Vec<RawDetection> {
+fn keep_best(mut candidates: Vec<RawDetection>, max: usize) -> Vec<RawDetection> {
     candidates.sort_unstable_by(order);
     candidates.truncate(max);
     candidates
@@ -211,9 +242,9 @@ mod tests {
             let candidates = crowd(n, 5 + n as u32);
             let expected = naive(&candidates, f64::from(threshold), max);
             let header = CandidatesHeader::new(&letterbox, n, 0.0, threshold, max);
-            let fast = run(candidates.clone(), threshold, max);
+            let fast = run(candidates.clone(), Suppression::Iou, threshold, max);
             assert_eq!(fast.iter().map(|d| d.anchor).collect::<Vec<_>>(), expected, "{n}");
-            let slow = twin(&header, &candidates);
+            let slow = twin(&header, &candidates, Suppression::Iou);
             assert_eq!(slow.len(), fast.len());
             for (s, f) in slow.iter().zip(&fast) {
                 assert_eq!((s.anchor, s.score, s.class), (f.anchor, f.score, f.class));
@@ -232,7 +263,7 @@ mod tests {
             one([5.0, 5.0, 5.0, 5.0], 0.7, 2),
             one([0.0, 0.0, 10.0, 10.0], 0.9, 3),
         ];
-        let kept: Vec<u32> = run(candidates, 0.45, 10).iter().map(|d| d.anchor).collect();
+        let kept: Vec<u32> = run(candidates, Suppression::Iou, 0.45, 10).iter().map(|d| d.anchor).collect();
         assert_eq!(kept, [0, 1, 2]);
     }
 
@@ -245,7 +276,7 @@ mod tests {
         // IoU 6/14 with d² = 16 and c² = 14² + 10²; IoU 0.5 with the same centre.
         let candidates = vec![one(0.0, 10.0, 0.9, 0), one(4.0, 10.0, 0.8, 1), one(2.5, 5.0, 0.7, 2)];
         let kept = |threshold, beta| {
-            let kept = run_by_distance(candidates.clone(), threshold, beta, 10);
+            let kept = run(candidates.clone(), Suppression::Distance { beta }, threshold, 10);
             kept.iter().map(|d| d.anchor).collect::<Vec<_>>()
         };
         let term = (16.0f64 / 296.0).powf(0.6) as f32;
@@ -256,27 +287,41 @@ mod tests {
         assert_eq!(kept(0.51, 0.6), [0, 1, 2]);
         // Nothing around empty boxes in one place.
         let empty = vec![one(5.0, 0.0, 0.9, 0); 2];
-        assert_eq!(run_by_distance(empty, 0.45, 0.6, 10).len(), 2);
+        assert_eq!(run(empty, Suppression::Distance { beta: 0.6 }, 0.45, 10).len(), 2);
     }
 
     #[test]
     fn turned_boxes_overlap_as_they_lie() {
-        let one = |x: f32, angle: f32, score, anchor| {
-            let rotated = RotatedBox { centre: [x, 0.0], size: [40.0, 4.0], angle };
-            (rotated, RawDetection { bounds: rotated.bounds(), score, class: 0, anchor, reserved: 0 })
+        let one = |x: f32, angle: f32, score, anchor| RawDetection {
+            bounds: [x, 0.0, 40.0, 4.0],
+            score,
+            class: 0,
+            anchor,
+            reserved: angle.to_bits(),
         };
         // The second crosses the first, the third lies on it, the fourth is far away.
-        let (boxes, candidates): (Vec<_>, Vec<_>) =
-            [one(0.0, 0.8, 0.9, 0), one(0.0, -0.8, 0.8, 1), one(1.0, 0.8, 0.7, 2), one(90.0, 0.8, 0.6, 3)]
-                .into_iter()
-                .unzip();
+        let candidates =
+            vec![one(0.0, 0.8, 0.9, 0), one(0.0, -0.8, 0.8, 1), one(1.0, 0.8, 0.7, 2), one(90.0, 0.8, 0.6, 3)];
         let kept = |max| -> Vec<u32> {
-            let kept = run_rotated(candidates.clone(), 0.5, max, |c| boxes[c.anchor as usize]);
+            let kept = run(candidates.clone(), Suppression::Rotated, 0.5, max);
             kept.iter().map(|d| d.anchor).collect()
         };
         assert_eq!((kept(10), kept(2)), (vec![0, 1, 3], vec![0, 1]));
         // Their upright boxes are all but the same.
-        assert_eq!(run(candidates, 0.5, 10).iter().map(|d| d.anchor).collect::<Vec<_>>(), [0, 3]);
+        let upright: Vec<RawDetection> = candidates
+            .iter()
+            .map(|c| RawDetection { bounds: RotatedBox::of_candidate(c).bounds(), reserved: 0, ..*c })
+            .collect();
+        let kept_of = |candidates, suppression| run(candidates, suppression, 0.5, 10);
+        assert_eq!(kept_of(upright.clone(), Suppression::Iou).iter().map(|d| d.anchor).collect::<Vec<_>>(), [0, 3]);
+        // What is kept is written upright.
+        let expected = [upright[0], upright[1], upright[3]];
+        assert_eq!(kept_of(candidates.clone(), Suppression::Rotated), expected);
+        let letterbox = Letterbox::new(Fit::Stretch, [320, 320], [320, 320]);
+        let header = CandidatesHeader::new(&letterbox, 4, 0.0, 0.5, 10);
+        let twin = twin(&header, &candidates, Suppression::Rotated);
+        assert_eq!(twin.iter().map(|d| (d.anchor, d.reserved)).collect::<Vec<_>>(), [(0, 0), (1, 0), (3, 0)]);
+        assert_eq!(twin[1].bounds, box_in_picture(expected[1].bounds, &letterbox));
     }
 
     #[test]
@@ -285,11 +330,11 @@ mod tests {
         let mut candidates = crowd(300, 4);
         // Inside out, so that its area is negative.
         candidates[7].bounds = [20.0, 10.0, 10.0, 30.0];
-        let kept = keep_best(candidates.clone(), 200);
+        let kept = run(candidates.clone(), Suppression::None, 0.1, 200);
         assert_eq!(kept.len(), 200);
         assert!(kept.is_sorted_by(|a, b| order(a, b).is_lt()));
-        let header = CandidatesHeader { keep_all: 1, ..CandidatesHeader::new(&letterbox, 300, 0.0, 0.1, 200) };
-        let twin = twin(&header, &candidates);
+        let header = CandidatesHeader::new(&letterbox, 300, 0.0, 0.1, 200);
+        let twin = twin(&header, &candidates, Suppression::None);
         assert_eq!(
             twin.iter().map(|d| d.anchor).collect::<Vec<_>>(),
             kept.iter().map(|d| d.anchor).collect::<Vec<_>>()
@@ -299,6 +344,6 @@ mod tests {
     #[test]
     fn threshold_of_one_keeps_all() {
         let candidates = crowd(200, 1);
-        assert_eq!(run(candidates, 1.0, 1000).len(), 200);
+        assert_eq!(run(candidates, Suppression::Iou, 1.0, 1000).len(), 200);
     }
 }

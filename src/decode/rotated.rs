@@ -1,5 +1,6 @@
-//! Boxes that are turned around their centre, and how much two of them overlap.
+//! Boxes that are turned around their centre, and how much two of them overlap. Twin of `shaders/common/rotated.wgsl`.
 
+use super::RawDetection;
 use crate::letterbox::Letterbox;
 
 /// A turned box in pixels of the network's input.
@@ -26,10 +27,10 @@ pub struct Quad {
 const EPSILON: f32 = 1e-7;
 
 impl RotatedBox {
-    /// A box that is not turned: left, top, right, bottom.
-    pub fn upright([left, top, right, bottom]: [f32; 4]) -> RotatedBox {
-        let centre = [(left + right) * 0.5, (top + bottom) * 0.5];
-        RotatedBox { centre, size: [right - left, bottom - top], angle: 0.0 }
+    /// The box of a candidate that holds centre, size and angle, see [`RawDetection::reserved`].
+    pub fn of_candidate(candidate: &RawDetection) -> RotatedBox {
+        let [x, y, w, h] = candidate.bounds;
+        RotatedBox { centre: [x, y], size: [w, h], angle: f32::from_bits(candidate.reserved) }
     }
 
     /// Left top, right top, right bottom, left bottom of the box before it was turned.

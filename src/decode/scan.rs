@@ -139,6 +139,13 @@ pub fn side(x: f32) -> f32 {
     x.min(20.0).exp()
 }
 
+/// The softmax of one of `values`: e^value over the sum of all.
+pub fn softmax_share(values: impl Iterator<Item = f32> + Clone, value: f32) -> f32 {
+    let largest = values.clone().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    let sum: f32 = values.map(|v| (v - largest).exp()).sum();
+    (value - largest).exp() / sum
+}
+
 /// Corners from centre and size.
 pub fn corners(cx: f32, cy: f32, w: f32, h: f32) -> [f32; 4] {
     let (half_w, half_h) = (w * 0.5, h * 0.5);

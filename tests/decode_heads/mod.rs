@@ -8,7 +8,7 @@ use eyas::decode::heads::fastestdet::FastestDet;
 use eyas::decode::heads::gfl::{Gfl, GflScale};
 use eyas::decode::heads::grid_anchor_free::GridAnchorFree;
 use eyas::decode::heads::row_details::{KeypointColumns, RowDetails};
-use eyas::decode::heads::yolo_anchors::{AnchorMap, Sizes, YoloAnchors};
+use eyas::decode::heads::yolo_anchors::{AnchorMap, Numbers, Sizes, YoloAnchors};
 use eyas::decode::heads::yolo_v8::YoloV8;
 use eyas::decode::heads::yunet::{YuNet, YuNetScale};
 use eyas::decode::{Head, Suppression};
@@ -70,6 +70,20 @@ pub fn cases() -> Vec<Case> {
         add("yolo_v5_face", Box::new(face), &[vec![1, 3, 4, 5], vec![1, cells, 16]]);
         let end_to_end = EndToEnd { output: 0, classes: 2, rows: 77, columns: 16, is_late: false, details };
         add("end_to_end", Box::new(end_to_end), &[vec![1, 77, 16]]);
+        let details = RowDetails { angle: Some(6), ..RowDetails::default() };
+        let end_to_end = EndToEnd { output: 0, classes: 2, rows: 77, columns: 7, is_late: false, details };
+        add("end_to_end turned", Box::new(end_to_end), &[vec![1, 77, 7]]);
+        let details = RowDetails { angle: Some(7), ..RowDetails::default() };
+        let turned = YoloV8 {
+            output: 0,
+            classes: 3,
+            first_class: 4,
+            anchors: cells,
+            objectness: false,
+            anchors_last: true,
+            details,
+        };
+        add("yolo_v8 turned", Box::new(turned), &[vec![1, 8, cells]]);
         let gfl = scales.iter().enumerate().map(|(n, &grid)| GflScale {
             grid,
             classes_at: (n, 0, 0),
@@ -106,8 +120,10 @@ pub fn cases() -> Vec<Case> {
                 cols,
                 rows,
                 anchors_px: vec![[12.0, 18.5], [37.0, 49.0], [52.0, 30.0]],
+                numbers: Numbers::Plain,
                 scale_x_y: 1.05,
                 activated,
+                softmax: false,
                 sizes,
                 first,
             };
@@ -116,6 +132,39 @@ pub fn cases() -> Vec<Case> {
             let name = format!("darknet {activated} {sizes:?}");
             add(&name, Box::new(head.clone()), &[vec![1, 42, 2, 3], vec![1, 42, 4, 6]]);
             add(&format!("{name} by anchor"), Box::new(head), &[vec![1, 3, 2, 3, 14], vec![1, 3, 4, 6, 14]]);
+        }
+        let maps = |numbers: usize| [vec![1, 2 * numbers, 2, 3], vec![1, 2 * numbers, 4, 6]];
+        let cells = |numbers: usize| [vec![1, 2, 3, numbers], vec![1, 4, 6, numbers]];
+        let rows = |numbers: usize| [vec![9, numbers], vec![1, 27, numbers]];
+        let vector = |numbers: usize| [vec![1, 6 * numbers, 1, 1], vec![1, 24 * numbers, 1, 1]];
+        let (coords, further) = (Numbers::Coords { coords: 4 }, Numbers::Coords { coords: 5 });
+        let deviations = Numbers::Deviations { shift: -0.5 };
+        let shared = |row| Numbers::SharedClasses { row };
+        for (name, numbers, classes, softmax, sizes, shapes) in [
+            ("region", coords, 2, true, Sizes::Exponential, maps(5 + 2)),
+            ("region, logistic", further, 9, false, Sizes::Exponential, maps(6 + 9)),
+            ("gaussian", deviations, 7, false, Sizes::Exponential, maps(9 + 7)),
+            ("shared classes", shared(0), 6, false, Sizes::Square, cells(10 + 6)),
+            ("shared classes, rows", shared(3), 5, false, Sizes::Square, rows(10 + 5)),
+            ("vector", Numbers::Vector, 13, false, Sizes::Square, vector(10 + 13)),
+            ("vector, softmax", Numbers::Vector, 2, true, Sizes::Linear, vector(10 + 2)),
+        ] {
+            let activated = !matches!(numbers, Numbers::Coords { .. });
+            let map = |output, cols, rows, first| AnchorMap {
+                output,
+                cols,
+                rows,
+                anchors_px: vec![[12.0, 18.5], [37.0, 49.0]],
+                numbers,
+                scale_x_y: 1.25,
+                activated,
+                softmax,
+                sizes,
+                first,
+            };
+            let suppression = Suppression::Distance { beta: 0.6 };
+            let maps = vec![map(0, 3, 2, 0), map(1, 6, 4, 12)];
+            add(name, Box::new(YoloAnchors { classes, maps, input_px: [96, 64], suppression }), &shapes);
         }
     }
     cases

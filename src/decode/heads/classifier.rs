@@ -3,12 +3,12 @@
 //! Numbers are probabilities where the graph ends in Softmax or Sigmoid, else logits of which the softmax is taken. The
 //! picture is stretched to the input, without the cropping that is usual in training: what is at its edges counts too.
 
-use super::darknet::softmax_share;
 use super::lists::IMAGENET;
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::labels::Labels;
+use crate::decode::scan::softmax_share;
 use crate::letterbox::Fit;
 
 /// Classes that come out.

@@ -65,10 +65,3 @@ pub fn only_head<'a>(
         _ => Err(format!("it needs one {section} section and no other head")),
     }
 }
-
-/// e^(value − largest) and its sum over `values`, for the share of one of them: `share(v) = e^(v − largest)/sum`.
-pub fn softmax_share(values: impl Iterator<Item = f32> + Clone, value: f32) -> f32 {
-    let largest = values.clone().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-    let sum: f32 = values.map(|v| (v - largest).exp()).sum();
-    (value - largest).exp() / sum
-}

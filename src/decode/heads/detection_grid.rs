@@ -1,4 +1,4 @@
-//! Darknet's `[detection]` (YOLOv1): a flat vector, no anchors. On the CPU.
+//! Darknet's `[detection]` (YOLOv1): a flat vector, no anchors. A form of `yolo_anchors`.
 //!
 //! With S = side²: `[S][classes]` class probabilities, `[S][boxes]` confidences, `[S][boxes][4]` boxes x y w h. Cell
 //! (col, row): `cx = (col + x)/side·W`, `bw = w·W`, or `w²·W` with `sqrt`; score = confidence·probability, the
@@ -6,23 +6,9 @@
 //! Redmon et al., "You Only Look Once", arXiv 1506.02640.
 
 use super::darknet;
-use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature};
-use crate::decode::scan::{Matrix, corners, scan};
+use super::yolo_anchors::{AnchorMap, Numbers, Sizes, YoloAnchors};
+use crate::decode::head::{Fitted, Signature};
 use crate::infer::graph::DarknetLayout;
-
-/// See the module.
-#[derive(Clone, Debug)]
-pub struct DetectionGrid {
-    output: usize,
-    side: usize,
-    boxes: usize,
-    classes: usize,
-    square_root: bool,
-    softmax: bool,
-    /// Width and height of the network's input.
-    input_px: [usize; 2],
-}
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let head = darknet::only_head(signature, "[detection]", |l| matches!(l, DarknetLayout::Detection { .. }))?;
@@ -35,76 +21,22 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
         return Err(format!("a [detection] section needs a vector, not a map of {size:?}"));
     }
     let input_px = [signature.width, signature.height];
-    let grid = DetectionGrid { output, side, boxes, classes, square_root, softmax, input_px };
-    Ok(darknet::fitted(signature, Box::new(grid)))
-}
-
-impl Head for DetectionGrid {
-    fn stem(&self) -> &'static str {
-        "detection_grid"
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn anchors(&self) -> usize {
-        self.side * self.side * self.boxes
-    }
-
-    fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
-        let OutputRef { values, view } = outputs[self.output];
-        let cells = self.side * self.side;
-        let at = |k: usize| values[view.offset + k * view.strides[1]];
-        let classes = Matrix {
-            offset: view.offset,
-            rows: cells,
-            columns: self.classes,
-            row_stride: self.classes * view.strides[1],
-            column_stride: view.strides[1],
-        };
-        let (confidences, boxes) = (cells * self.classes, cells * (self.classes + self.boxes));
-        let size = |x: f32| if self.square_root { x * x } else { x.max(0.0) };
-        let [width, height] = self.input_px.map(|px| px as f32);
-        let grid = self.side as f32;
-        for b in 0..self.boxes {
-            scan(
-                values,
-                &classes,
-                f32::NEG_INFINITY,
-                filter.multi_label,
-                |_| true,
-                |cell, class, value| {
-                    let probability = match self.softmax {
-                        true => {
-                            let all = (0..self.classes).map(|c| classes.at(values, cell, c));
-                            darknet::softmax_share(all, value)
-                        }
-                        false => value,
-                    };
-                    let score = at(confidences + cell * self.boxes + b) * probability;
-                    if score.is_nan() || score < filter.threshold {
-                        return;
-                    }
-                    let k = boxes + (cell * self.boxes + b) * 4;
-                    let cx = ((cell % self.side) as f32 + at(k)) / grid * width;
-                    let cy = ((cell / self.side) as f32 + at(k + 1)) / grid * height;
-                    let (w, h) = (size(at(k + 2)) * width, size(at(k + 3)) * height);
-                    emit.push(RawDetection {
-                        bounds: corners(cx, cy, w, h),
-                        score,
-                        class: class as u32,
-                        anchor: (cell * self.boxes + b) as u32,
-                        reserved: 0,
-                    });
-                },
-            );
-        }
-    }
-
-    fn has_shader(&self) -> bool {
-        false
-    }
+    // w²·W is (2w)²·W/4.
+    let (sizes, share) = if square_root { (Sizes::Square, 0.25) } else { (Sizes::Linear, 1.0) };
+    let map = AnchorMap {
+        output,
+        cols: side,
+        rows: side,
+        anchors_px: vec![input_px.map(|px| px as f32 * share); boxes],
+        numbers: Numbers::Vector,
+        scale_x_y: 1.0,
+        activated: true,
+        softmax,
+        sizes,
+        first: 0,
+    };
+    let suppression = darknet::suppression(&signature.graph.darknet_heads);
+    Ok(darknet::fitted(signature, Box::new(YoloAnchors { classes, maps: vec![map], input_px, suppression })))
 }
 
 #[cfg(test)]
@@ -133,7 +65,7 @@ mod tests {
             for multi_label in [false, true] {
                 let mut expected: Vec<Expected> = Vec::new();
                 for anchor in 0..18 {
-                    let (cell, b) = (anchor / 2, anchor % 2);
+                    let (b, cell) = (anchor / 9, anchor % 9);
                     let k = 9 * 4 + 9 * 2 + (cell * 2 + b) * 4;
                     let size = |x: f64| if square_root { x * x } else { x };
                     let cx = ((cell % 3) as f64 + v(k)) / 3.0 * 96.0;

@@ -184,7 +184,7 @@ impl Head for EndToEnd {
     }
 
     fn has_shader(&self) -> bool {
-        self.details.angle.is_none() && !self.is_late
+        !self.is_late
     }
 
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)> {
@@ -196,6 +196,9 @@ impl Head for EndToEnd {
             .u32("OFFSET", rows.offset)
             .u32("ROW_STRIDE", rows.row_stride)
             .u32("COLUMN_STRIDE", rows.column_stride)
+            .bool("TURNED", self.details.angle.is_some())
+            .u32("ANGLE", self.details.angle.unwrap_or(0))
+            .include(super::ROTATED)
             .build(workgroups);
         vec![(variant, vec![self.output])]
     }
@@ -282,7 +285,7 @@ mod tests {
         });
 
         let head = of(7, "obb", &[("end2end", "True")], false).unwrap();
-        assert!(!head.has_shader());
+        assert!(head.has_shader());
         let t = table(7, &mut next);
         references(std::slice::from_ref(&t), |outputs| {
             let rotated = head.details(outputs, 1).rotated.unwrap();

@@ -111,6 +111,7 @@ impl Head for FastestDet {
         let (workgroups, row) = spread(self.anchors());
         let view = &views[0];
         let variant = super::builder(STEM, SHADER, row, precision)
+            .include(super::BEST_CLASS)
             .u32("COLS", self.cols)
             .u32("ROWS", self.rows)
             .u32("CLASSES", self.classes)

@@ -1,4 +1,4 @@
-//! Darknet's `[Gaussian_yolo]`: maps with anchors and an uncertainty of each side. On the CPU.
+//! Darknet's `[Gaussian_yolo]`: maps with anchors and an uncertainty of each side. A form of `yolo_anchors`.
 //!
 //! Each head is a map `[1, A·(9+C), h, w]`, channel `a·(9+C) + k` with k: x σx y σy w σw h σh objectness classes. As
 //! `[yolo]` (see `yolo_anchors`), but the score is σ(objectness)·σ(class)·(1 − mean of σ(σx), σ(σy), σ(σw), σ(σh)), and
@@ -6,37 +6,12 @@
 //! Choi et al., "Gaussian YOLOv3", arXiv 1904.04620.
 
 use super::darknet;
-use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
-use crate::decode::scan::{Matrix, corners, logistic, scan, side};
+use super::yolo_anchors::{AnchorMap, Numbers, Sizes, YoloAnchors};
+use crate::decode::head::{Fitted, Signature};
 use crate::infer::graph::{BoxPoint, DarknetLayout};
 
 /// Channels of an anchor besides its classes.
 const OWN: usize = 9;
-const OBJECTNESS: usize = 8;
-
-/// One map.
-#[derive(Clone, Debug)]
-struct GaussianMap {
-    output: usize,
-    cols: usize,
-    rows: usize,
-    anchors_px: Vec<[f32; 2]>,
-    scale_x_y: f32,
-    point: BoxPoint,
-    /// Number of the map's first anchor box; they are counted anchor, row, column.
-    first: usize,
-}
-
-/// See the module.
-#[derive(Clone, Debug)]
-pub struct GaussianYolo {
-    classes: usize,
-    maps: Vec<GaussianMap>,
-    /// Width and height of the network's input.
-    input_px: [usize; 2],
-    suppression: Suppression,
-}
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let heads = &signature.graph.darknet_heads;
@@ -53,83 +28,28 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
             return Err(format!("its [Gaussian_yolo] sections have {classes} and {} classes", head.classes));
         }
         let (output, [rows, cols]) = darknet::map_of(signature, head, anchors_px.len() * (OWN + classes))?;
-        let anchors_px = anchors_px.clone();
-        let boxes = anchors_px.len() * rows * cols;
-        maps.push(GaussianMap { output, cols, rows, anchors_px, scale_x_y: *scale_x_y, point: *point, first });
-        first += boxes;
+        let shift = match point {
+            BoxPoint::Centre => 0.0,
+            BoxPoint::LeftTop => 0.5,
+            BoxPoint::RightBottom => -0.5,
+        };
+        maps.push(AnchorMap {
+            output,
+            cols,
+            rows,
+            anchors_px: anchors_px.clone(),
+            numbers: Numbers::Deviations { shift },
+            scale_x_y: *scale_x_y,
+            activated: false,
+            softmax: false,
+            sizes: Sizes::Exponential,
+            first,
+        });
+        first += anchors_px.len() * rows * cols;
     }
     let input_px = [signature.width, signature.height];
     let suppression = darknet::suppression(&signature.graph.darknet_heads);
-    let head = GaussianYolo { classes, maps, input_px, suppression };
-    Ok(darknet::fitted(signature, Box::new(head)))
-}
-
-impl Head for GaussianYolo {
-    fn stem(&self) -> &'static str {
-        "gaussian_yolo"
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn anchors(&self) -> usize {
-        self.maps.iter().map(|m| m.anchors_px.len() * m.cols * m.rows).sum()
-    }
-
-    fn suppression(&self) -> Suppression {
-        self.suppression
-    }
-
-    fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
-        let entries = OWN + self.classes;
-        for map in &self.maps {
-            let OutputRef { values, view } = outputs[map.output];
-            let cell_w = self.input_px[0] as f32 / map.cols as f32;
-            let cell_h = self.input_px[1] as f32 / map.rows as f32;
-            let beta = (map.scale_x_y - 1.0) * 0.5;
-            let centre = match map.point {
-                BoxPoint::Centre => 0.0,
-                BoxPoint::LeftTop => 0.5,
-                BoxPoint::RightBottom => -0.5,
-            };
-            for (a, anchor_px) in map.anchors_px.iter().enumerate() {
-                for j in 0..map.rows {
-                    let row = Matrix::map_row(view, j).columns(a * entries, entries);
-                    let probability = |i: usize, k: usize| logistic(row.at(values, i, k));
-                    scan(
-                        values,
-                        &row.columns(OWN, self.classes),
-                        f32::NEG_INFINITY,
-                        filter.multi_label,
-                        |i| probability(i, OBJECTNESS) >= filter.threshold,
-                        |i, class, value| {
-                            let doubt = [1, 3, 5, 7].iter().map(|&k| probability(i, k)).sum::<f32>() * 0.25;
-                            let score = probability(i, OBJECTNESS) * logistic(value) * (1.0 - doubt);
-                            if score.is_nan() || score < filter.threshold {
-                                return;
-                            }
-                            let w = side(row.at(values, i, 4)) * anchor_px[0];
-                            let h = side(row.at(values, i, 6)) * anchor_px[1];
-                            let cx = (i as f32 + probability(i, 0) * map.scale_x_y - beta) * cell_w + centre * w;
-                            let cy = (j as f32 + probability(i, 2) * map.scale_x_y - beta) * cell_h + centre * h;
-                            emit.push(RawDetection {
-                                bounds: corners(cx, cy, w, h),
-                                score,
-                                class: class as u32,
-                                anchor: (map.first + (a * map.rows + j) * map.cols + i) as u32,
-                                reserved: 0,
-                            });
-                        },
-                    );
-                }
-            }
-        }
-    }
-
-    fn has_shader(&self) -> bool {
-        false
-    }
+    Ok(darknet::fitted(signature, Box::new(YoloAnchors { classes, maps, input_px, suppression })))
 }
 
 #[cfg(test)]

@@ -212,6 +212,7 @@ impl Head for Gfl {
                 let (workgroups, row) = spread(scale.grid.cells());
                 let (classes, boxes) = self.matrices(scale, |output| Matrix::of(&views[output], 1, 2));
                 let variant = super::builder(STEM, SHADER, row, precision)
+                    .include(super::BEST_CLASS)
                     .u32("CELLS", scale.grid.cells())
                     .u32("COLS", scale.grid.cols)
                     .u32("FIRST", scale.grid.first)

@@ -105,6 +105,7 @@ impl Head for GridAnchorFree {
         let (workgroups, row) = spread(self.anchors());
         let rows = Matrix::of(&views[0], 1, 2);
         let variant = super::builder(STEM, SHADER, row, precision)
+            .include(super::BEST_CLASS)
             .u32("ANCHORS", self.anchors())
             .u32("CLASSES", self.classes)
             .u32("OFFSET", rows.offset)

@@ -1,4 +1,5 @@
-//! One file per head family; each has a shader of the same stem in `shaders/decode`, if it runs on a GPU at all.
+//! One file per head family; one that runs on a GPU has a shader of the same stem in `shaders/decode`, or is a form of
+//! another family and says of which.
 
 pub mod blazeface;
 pub mod classifier;
@@ -37,6 +38,12 @@ use crate::shader::{Precision, VariantBuilder};
 pub(super) const LEVELS: ([f32; 3], [f32; 3]) = ([0.0; 3], [1.0; 3]);
 /// Levels divided by 255.
 pub(super) const UNIT: ([f32; 3], [f32; 3]) = ([0.0; 3], [255.0; 3]);
+
+/// For shaders that look for the best class.
+const BEST_CLASS: &str = include_str!("../../../shaders/common/best_class.wgsl");
+
+/// For shaders of turned boxes.
+const ROTATED: &str = include_str!("../../../shaders/common/rotated.wgsl");
 
 /// A decode shader with the shared declarations, `ROW` for its spread, and that storage precision.
 fn builder(stem: &'static str, source: &str, row: usize, precision: Precision) -> VariantBuilder {

@@ -1,4 +1,4 @@
-//! Darknet's `[region]` (YOLOv2): one map with anchors in grid cells. On the CPU.
+//! Darknet's `[region]` (YOLOv2): one map with anchors in grid cells. A form of `yolo_anchors`.
 //!
 //! `[1, A·(coords+1+C), h, w]`, channel `a·(coords+1+C) + k` with k: x y w h, further coords, objectness, classes. Cell
 //! (i, j) of a `w × h` grid, anchor `A_w × A_h` cells, input `W × H`: `cx = (i + σ(x))·W/w`, `bw = e^w·A_w·W/w`, score =
@@ -6,24 +6,9 @@
 //! Redmon and Farhadi, "YOLO9000: Better, Faster, Stronger", arXiv 1612.08242.
 
 use super::darknet;
-use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature};
-use crate::decode::scan::{Matrix, corners, logistic, scan, side};
+use super::yolo_anchors::{AnchorMap, Numbers, Sizes, YoloAnchors};
+use crate::decode::head::{Fitted, Signature};
 use crate::infer::graph::DarknetLayout;
-
-/// See the module.
-#[derive(Clone, Debug)]
-pub struct Region {
-    pub output: usize,
-    pub rows: usize,
-    pub cols: usize,
-    pub anchors_cells: Vec<[f32; 2]>,
-    pub coords: usize,
-    pub classes: usize,
-    pub softmax: bool,
-    /// Width and height of the network's input.
-    pub input_px: [usize; 2],
-}
 
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     let head = darknet::only_head(signature, "[region]", |l| matches!(l, DarknetLayout::Region { .. }))?;
@@ -32,80 +17,35 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     };
     let channels = anchors_cells.len() * (coords + 1 + head.classes);
     let (output, [rows, cols]) = darknet::map_of(signature, head, channels)?;
-    let region = Region {
-        output,
-        rows,
-        cols,
-        anchors_cells: anchors_cells.clone(),
-        coords: *coords,
-        classes: head.classes,
-        softmax: *softmax,
-        input_px: [signature.width, signature.height],
-    };
-    Ok(darknet::fitted(signature, Box::new(region)))
+    let numbers = Numbers::Coords { coords: *coords };
+    let map = map(signature, output, [rows, cols], anchors_cells, numbers, *softmax);
+    let suppression = darknet::suppression(&signature.graph.darknet_heads);
+    let input_px = [signature.width, signature.height];
+    let head = YoloAnchors { classes: head.classes, maps: vec![map], input_px, suppression };
+    Ok(darknet::fitted(signature, Box::new(head)))
 }
 
-impl Head for Region {
-    fn stem(&self) -> &'static str {
-        "region"
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn anchors(&self) -> usize {
-        self.anchors_cells.len() * self.rows * self.cols
-    }
-
-    fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
-        let OutputRef { values, view } = outputs[self.output];
-        let cell_w = self.input_px[0] as f32 / self.cols as f32;
-        let cell_h = self.input_px[1] as f32 / self.rows as f32;
-        let entries = self.coords + 1 + self.classes;
-        for (a, anchor_cells) in self.anchors_cells.iter().enumerate() {
-            for j in 0..self.rows {
-                let row = Matrix::map_row(view, j).columns(a * entries, entries);
-                let classes = row.columns(self.coords + 1, self.classes);
-                let objectness = |i: usize| logistic(row.at(values, i, self.coords));
-                scan(
-                    values,
-                    &classes,
-                    f32::NEG_INFINITY,
-                    filter.multi_label,
-                    |i| objectness(i) >= filter.threshold,
-                    |i, class, value| {
-                        let probability = match self.softmax {
-                            true => {
-                                let all = (0..self.classes).map(|c| classes.at(values, i, c));
-                                darknet::softmax_share(all, value)
-                            }
-                            false => logistic(value),
-                        };
-                        let score = objectness(i) * probability;
-                        if score.is_nan() || score < filter.threshold {
-                            return;
-                        }
-                        let at = |k: usize| row.at(values, i, k);
-                        let cx = (i as f32 + logistic(at(0))) * cell_w;
-                        let cy = (j as f32 + logistic(at(1))) * cell_h;
-                        let w = side(at(2)) * anchor_cells[0] * cell_w;
-                        let h = side(at(3)) * anchor_cells[1] * cell_h;
-                        emit.push(RawDetection {
-                            bounds: corners(cx, cy, w, h),
-                            score,
-                            class: class as u32,
-                            anchor: ((a * self.rows + j) * self.cols + i) as u32,
-                            reserved: 0,
-                        });
-                    },
-                );
-            }
-        }
-    }
-
-    fn has_shader(&self) -> bool {
-        false
+/// The only map of a network, of `[rows, columns]`.
+pub fn map(
+    signature: &Signature<'_>,
+    output: usize,
+    [rows, cols]: [usize; 2],
+    anchors_cells: &[[f32; 2]],
+    numbers: Numbers,
+    softmax: bool,
+) -> AnchorMap {
+    let cell_px = [signature.width as f32 / cols as f32, signature.height as f32 / rows as f32];
+    AnchorMap {
+        output,
+        cols,
+        rows,
+        anchors_px: anchors_cells.iter().map(|a| [a[0] * cell_px[0], a[1] * cell_px[1]]).collect(),
+        numbers,
+        scale_x_y: 1.0,
+        activated: false,
+        softmax,
+        sizes: Sizes::Exponential,
+        first: 0,
     }
 }
 

@@ -5,12 +5,12 @@
 //! where the graph ends in Softmax or Sigmoid, else logits of which the softmax is taken. Nothing is suppressed.
 //! Long et al., "Fully Convolutional Networks for Semantic Segmentation", arXiv 1411.4038.
 
-use super::darknet::softmax_share;
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
 use crate::decode::head::{Details, Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression};
 use crate::decode::labels::Labels;
 use crate::decode::mask::{MaskGrid, Sampling};
+use crate::decode::scan::softmax_share;
 use crate::letterbox::Fit;
 
 #[derive(Clone, Debug)]

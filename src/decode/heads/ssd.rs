@@ -295,6 +295,7 @@ impl Head for Ssd {
             };
             let further = if further.is_empty() { String::new() } else { format!("@group(0) @binding(3) {further}") };
             let variant = super::builder(STEM, SHADER, row, precision)
+                .include(super::BEST_CLASS)
                 .line("@group(0) @binding(3)", &further)
                 .u32("ANCHORS", table.anchors)
                 .u32("FIRST", first)

@@ -6,14 +6,13 @@
 //! - `detr`: `pred_logits` `[1, Q, C+1]` and `pred_boxes` `[1, Q, 4]`, boxes as above; the score is the softmax over the
 //!   classes and, last, "no object". Carion et al., "End-to-End Object Detection with Transformers", arXiv 2005.12872.
 
-use super::darknet::softmax_share;
 use super::lists::IMAGENET;
 use super::row_details::{LateTable, late_table};
 use crate::convert::ChannelOrder;
 use crate::decode::RawDetection;
 use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression, cell_count, grids};
 use crate::decode::labels::Labels;
-use crate::decode::scan::{Matrix, corners, scan};
+use crate::decode::scan::{Matrix, corners, scan, softmax_share};
 use crate::infer::tensor::Tensor;
 use crate::letterbox::Fit;
 

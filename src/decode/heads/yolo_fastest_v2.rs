@@ -1,4 +1,4 @@
-//! Yolo-FastestV2: two scales, three anchors a cell that share their classes. On the CPU.
+//! Yolo-FastestV2: two scales, three anchors a cell that share their classes. A form of `yolo_anchors`.
 //!
 //! Columns of a cell: for each anchor x y w h, then an objectness each (all through the sigmoid), then C classes (softmaxed).
 //! Cell (i, j) of stride s, anchor `A_w × A_h` px: `cx = (2x − ½ + i)·s`, `w = (2w)²·A_w`, y and h alike; score =
@@ -6,12 +6,10 @@
 //! two maps `[1, h, w, 15+C]`. The file does not hold the anchors: those of COCO are taken, which the network was published
 //! with. Repository dog-qiuqiu/Yolo-FastestV2.
 
+use super::yolo_anchors::{AnchorMap, Numbers, Sizes, YoloAnchors};
 use crate::convert::ChannelOrder;
-use crate::decode::RawDetection;
-use crate::decode::head::{Fitted, Head, OutputRef, ScoreFilter, Signature};
+use crate::decode::head::{Fitted, Signature, Suppression};
 use crate::decode::labels::Labels;
-use crate::decode::scan::{Matrix, corners, scan};
-use crate::infer::plan::View;
 use crate::letterbox::Fit;
 
 /// Of COCO, from 352×352: of stride 16, then of 32.
@@ -22,25 +20,6 @@ const STRIDES_PX: [usize; 2] = [16, 32];
 
 /// Numbers of a cell before its classes.
 const BEFORE_CLASSES: usize = 15;
-
-#[derive(Clone, Debug)]
-struct Scale {
-    output: usize,
-    /// Index of its first row in the output.
-    row: usize,
-    cols: usize,
-    rows: usize,
-    stride_px: f32,
-    anchors_px: [[f32; 2]; 3],
-    /// Number of its first anchor.
-    first: usize,
-}
-
-#[derive(Clone, Debug)]
-struct YoloFastestV2 {
-    classes: usize,
-    scales: Vec<Scale>,
-}
 
 /// Yolo-FastestV2: stretched, BGR, levels divided by 255.
 pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
@@ -88,18 +67,22 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     }
     let classes = columns - BEFORE_CLASSES;
     signature.check_classes(classes)?;
-    let scale = |n: usize, [rows, cols]: [usize; 2]| Scale {
+    let map = |n: usize, [rows, cols]: [usize; 2]| AnchorMap {
         output: places[n].0,
-        row: places[n].1,
         cols,
         rows,
-        stride_px: STRIDES_PX[n] as f32,
-        anchors_px: ANCHORS_PX[n],
+        anchors_px: ANCHORS_PX[n].to_vec(),
+        numbers: Numbers::SharedClasses { row: places[n].1 },
+        scale_x_y: 2.0,
+        activated: true,
+        softmax: false,
+        sizes: Sizes::Square,
         first: 3 * counts[0] * n,
     };
+    let (maps, input_px) = (vec![map(0, small), map(1, large)], [width, height]);
     let (mean, std) = super::UNIT;
     Ok(Fitted {
-        head: Box::new(YoloFastestV2 { classes, scales: vec![scale(0, small), scale(1, large)] }),
+        head: Box::new(YoloAnchors { classes, maps, input_px, suppression: Suppression::Iou }),
         fit: Fit::Stretch,
         order: ChannelOrder::Bgr,
         mean,
@@ -108,71 +91,6 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
         iou_threshold: 0.4,
         labels: Labels::usual(classes),
     })
-}
-
-/// Row `y` of a scale: one matrix row a cell.
-fn cells(view: &View, scale: &Scale, y: usize) -> Matrix {
-    let last = view.shape.len() - 1;
-    match view.shape.len() {
-        4 => {
-            let row = Matrix::of(view, 2, 3);
-            Matrix { offset: row.offset + y * view.strides[1], ..row }
-        }
-        _ => Matrix::of(view, last - 1, last).rows(scale.row + y * scale.cols, scale.cols),
-    }
-}
-
-impl Head for YoloFastestV2 {
-    fn stem(&self) -> &'static str {
-        "yolo_fastest_v2"
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn anchors(&self) -> usize {
-        self.scales.iter().map(|s| 3 * s.rows * s.cols).sum()
-    }
-
-    fn decode_twin(&self, outputs: &[OutputRef<'_>], filter: ScoreFilter, emit: &mut Vec<RawDetection>) {
-        for scale in &self.scales {
-            let OutputRef { values, view } = outputs[scale.output];
-            for j in 0..scale.rows {
-                let row = cells(view, scale, j);
-                for (a, [aw, ah]) in scale.anchors_px.into_iter().enumerate() {
-                    let objectness = |i: usize| row.at(values, i, 12 + a);
-                    scan(
-                        values,
-                        &row.columns(BEFORE_CLASSES, self.classes),
-                        f32::NEG_INFINITY,
-                        filter.multi_label,
-                        |_| true,
-                        |i, class, probability| {
-                            let score = objectness(i) * probability;
-                            if score.is_nan() || score < filter.threshold {
-                                return;
-                            }
-                            let at = |k: usize| row.at(values, i, 4 * a + k);
-                            let centre = |k: usize, cell: usize| (2.0 * at(k) - 0.5 + cell as f32) * scale.stride_px;
-                            let size = |k: usize| (2.0 * at(k)) * (2.0 * at(k));
-                            emit.push(RawDetection {
-                                bounds: corners(centre(0, i), centre(1, j), size(2) * aw, size(3) * ah),
-                                score,
-                                class: class as u32,
-                                anchor: (scale.first + 3 * (j * scale.cols + i) + a) as u32,
-                                reserved: 0,
-                            });
-                        },
-                    );
-                }
-            }
-        }
-    }
-
-    fn has_shader(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]
@@ -201,7 +119,6 @@ mod tests {
             let tables: Vec<Table> = shapes.iter().map(|s| Table::new(s, |_| next())).collect();
             for multi_label in [false, true] {
                 let mut expected: Vec<Expected> = Vec::new();
-                let mut number = 0;
                 for (n, stride, rows, cols) in [(0, 16.0, 4, 6), (1, 32.0, 2, 3)] {
                     for cell in 0..rows * cols {
                         let v = |k: usize| match (maps, shapes[0].len()) {
@@ -220,11 +137,12 @@ mod tests {
                                 scores.sort_by(|x, y| y.1.total_cmp(&x.1));
                                 scores.truncate(1);
                             }
+                            let number = 72 * n + a * rows * cols + cell;
                             expected.extend(scores.iter().filter(|s| s.1 >= 0.5).map(|s| (number, s.0, s.1, b)));
-                            number += 1;
                         }
                     }
                 }
+                expected.sort_by_key(|e| (e.0, e.1));
                 assert_same(&decode(&*r.head, &tables, 0.5, multi_label), &expected, 0.5);
             }
         }

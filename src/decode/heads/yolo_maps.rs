@@ -6,7 +6,7 @@
 //! lists these. Redmon and Farhadi, arXiv 1804.02767; Bochkovskiy et al., arXiv 2004.10934; Wang et al., "YOLOv7",
 //! arXiv 2207.02696; YOLOv5 as published by ultralytics.
 
-use super::yolo_anchors::{AnchorMap, Sizes, YoloAnchors};
+use super::yolo_anchors::{AnchorMap, Numbers, Sizes, YoloAnchors};
 use crate::convert::ChannelOrder;
 use crate::decode::head::{Fitted, Signature, Suppression};
 use crate::decode::labels::Labels;
@@ -96,8 +96,10 @@ fn fit(signature: &Signature<'_>, network: &Published) -> Result<Fitted, String>
             cols,
             rows,
             anchors_px: network.anchors_px[n].to_vec(),
+            numbers: Numbers::Plain,
             scale_x_y: network.scale_x_y[n],
             activated,
+            softmax: false,
             sizes: network.sizes,
             first: maps.last().map_or(0, |m| m.first + 3 * m.cols * m.rows),
         });

@@ -1,13 +1,14 @@
 //! YOLOv2 and Tiny YOLOv2 whose ONNX file ends in the raw map: what `region` decodes, with the anchors that the networks
-//! were published with. On the CPU, and only by name: the map shows neither the anchors nor what the picture should be.
+//! were published with, and only by name: the map shows neither the anchors nor what the picture should be.
 //!
 //! `[1, 5·(5+C), h, w]`, anchors in cells: `yolo_v2_maps` with 20 classes those of Pascal VOC, otherwise of COCO (there
 //! Tiny YOLOv2 has the same); `tiny_yolo_v2_maps` those of Tiny YOLOv2 for Pascal VOC. Redmon and Farhadi, "YOLO9000: Better,
 //! Faster, Stronger", arXiv 1612.08242.
 
-use super::region::Region;
+use super::region;
+use super::yolo_anchors::{Numbers, YoloAnchors};
 use crate::convert::ChannelOrder;
-use crate::decode::head::{Fitted, Signature};
+use crate::decode::head::{Fitted, Signature, Suppression};
 use crate::decode::labels::Labels;
 use crate::letterbox::Fit;
 
@@ -51,18 +52,11 @@ fn fit(
     }
     let classes = channels / 5 - 5;
     signature.check_classes(classes)?;
-    let region = Region {
-        output: 0,
-        rows,
-        cols,
-        anchors_cells: anchors_of(classes).to_vec(),
-        coords: 4,
-        classes,
-        softmax: true,
-        input_px: [signature.width, signature.height],
-    };
+    let numbers = Numbers::Coords { coords: 4 };
+    let map = region::map(signature, 0, [rows, cols], &anchors_of(classes), numbers, true);
+    let input_px = [signature.width, signature.height];
     Ok(Fitted {
-        head: Box::new(region),
+        head: Box::new(YoloAnchors { classes, maps: vec![map], input_px, suppression: Suppression::Iou }),
         fit: Fit::Stretch,
         order: ChannelOrder::Rgb,
         mean,

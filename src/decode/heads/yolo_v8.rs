@@ -10,7 +10,7 @@
 //! | `yolo_v8`: v8, v9, 11, 12, v5u | `[1, 4+C, N]` | class |
 //! | `yolo_v8_seg` | `[1, 4+C+M, N]` | class |
 //! | `yolo_v8_pose` | `[1, 4+C+K·d, N]` | class |
-//! | `yolo_v8_obb` | `[1, 4+C+1, N]`, the last an angle; suppressed by probabilistic IoU, on the CPU | class |
+//! | `yolo_v8_obb` | `[1, 4+C+1, N]`, the last an angle; suppressed by probabilistic IoU | class |
 //! | `yolo_v6` before 1.0 | `[1, N, 5+C]`, one anchor a cell | objectness · class |
 //! | `yolo_v5`: v5, v7 | `[1, N, 5+C]`, three anchors a cell; raw maps `[1, 3, h, w, 5+C]` beside it are passed over | objectness · class |
 //! | `yolo_v5_seg` | `[1, N, 5+C+M]` | objectness · class |
@@ -23,6 +23,7 @@ use crate::decode::head::{
     Details, Fitted, Head, OutputRef, ScoreFilter, Signature, Suppression, cell_count, grids, spread,
 };
 use crate::decode::labels::Labels;
+use crate::decode::rotated::RotatedBox;
 use crate::decode::scan::{Matrix, corners, scan};
 use crate::infer::plan::View;
 use crate::letterbox::Fit;
@@ -237,11 +238,8 @@ impl YoloV8 {
         if self.anchors_last { Matrix::of(view, 2, 1) } else { Matrix::of(view, 1, 2) }
     }
 
-    /// The upright box of a row, in pixels of the input.
-    fn bounds(&self, values: &[f32], rows: &Matrix, row: usize) -> [f32; 4] {
-        if let Some(rotated) = self.details.rotated(values, rows, row) {
-            return rotated.bounds();
-        }
+    /// The box of a row, in pixels of the input.
+    fn bounds(values: &[f32], rows: &Matrix, row: usize) -> [f32; 4] {
         let [cx, cy, w, h] = [0, 1, 2, 3].map(|k| rows.at(values, row, k));
         corners(cx, cy, w, h)
     }
@@ -275,13 +273,11 @@ impl Head for YoloV8 {
                 if score < filter.threshold {
                     return;
                 }
-                emit.push(RawDetection {
-                    bounds: self.bounds(values, &rows, r),
-                    score,
-                    class: class as u32,
-                    anchor: r as u32,
-                    reserved: 0,
-                });
+                let (bounds, reserved) = match self.details.rotated(values, &rows, r) {
+                    Some(RotatedBox { centre: [cx, cy], size: [w, h], angle }) => ([cx, cy, w, h], angle.to_bits()),
+                    None => (YoloV8::bounds(values, &rows, r), 0),
+                };
+                emit.push(RawDetection { bounds, score, class: class as u32, anchor: r as u32, reserved });
             },
         );
     }
@@ -290,18 +286,17 @@ impl Head for YoloV8 {
         if self.details.angle.is_some() { Suppression::Rotated } else { Suppression::Iou }
     }
 
-    fn has_shader(&self) -> bool {
-        self.details.angle.is_none()
-    }
-
     fn variants(&self, views: &[View], precision: Precision) -> Vec<(Variant, Vec<usize>)> {
         let (workgroups, row) = spread(self.anchors);
         let rows = self.matrix(&views[self.output]);
         let variant = super::builder(STEM, SHADER, row, precision)
+            .include(super::BEST_CLASS)
             .u32("ANCHORS", self.anchors)
             .u32("CLASSES", self.classes)
             .bool("OBJECTNESS", self.objectness)
             .u32("FIRST_CLASS", self.first_class)
+            .bool("TURNED", self.details.angle.is_some())
+            .u32("ANGLE", self.details.angle.unwrap_or(0))
             .u32("OFFSET", rows.offset)
             .u32("ROW_STRIDE", rows.row_stride)
             .u32("COLUMN_STRIDE", rows.column_stride)
@@ -319,7 +314,7 @@ impl Head for YoloV8 {
         if row >= rows.rows {
             return Details::default();
         }
-        self.details.of_row(outputs, values, &rows, row, self.bounds(values, &rows, row))
+        self.details.of_row(outputs, values, &rows, row, YoloV8::bounds(values, &rows, row))
     }
 }
 
@@ -328,6 +323,7 @@ mod tests {
     use super::super::testing::{Expected, Table, assert_same, decode, graph, noise, references};
     use super::*;
     use crate::decode::head::{DecodeError, Recognised, recognise};
+    use crate::decode::nms;
     use crate::infer::graph::Graph;
 
     /// Tables of the three layouts, their heads, and what they hold.
@@ -460,7 +456,6 @@ mod tests {
     fn turned_boxes() {
         let r = recognised(&[("output0", &[1, 4 + 3 + 1, 84])], &[("task", "obb")]).unwrap();
         assert_eq!((r.name, r.head.classes(), r.head.suppression()), ("yolo_v8_obb", 3, Suppression::Rotated));
-        assert!(!r.head.has_shader());
         let mut next = noise(9);
         let table = Table::new(&[1, 8, 84], |at| match at[1] {
             0..4 => next() * 40.0 + 2.0,
@@ -482,7 +477,11 @@ mod tests {
                 expected.push((a, best - 4, v(a, best), [low(0), low(1), high(0), high(1)]));
             }
         }
-        assert_same(&decode(&*r.head, &[table], 0.6, false), &expected, 0.6);
+        let candidates = decode(&*r.head, &[table], 0.6, false);
+        // A threshold that nothing exceeds: all are kept, upright.
+        let mut kept = nms::run(candidates, r.head.suppression(), 1.0, 84);
+        kept.sort_by_key(|d| d.anchor);
+        assert_same(&kept, &expected, 0.6);
     }
 
     #[test]
