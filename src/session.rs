@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cpu::tune::Tuning;
 use crate::cpu::{CpuSession, Isa};
 use crate::decode::{DecodeError, DecodeOptions, Decoder, Labels, recognise};
 use crate::error::Error;
@@ -120,6 +121,9 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// Storage of activations and weights on the GPU; the CPU always computes in f32.
     pub precision: Option<Precision>,
+    /// Measure at load which CPU kernel is the fastest for each layer that has several, and keep that for the next time;
+    /// see [`crate::cpu::tune`].
+    pub tune: bool,
 }
 
 impl SessionOptions {
@@ -190,7 +194,13 @@ impl Session {
         let isa = Isa::detect();
         let (plan, planning) = model.plan(Target::CPU)?;
         notes.extend(planning);
-        let cpu = CpuSession::new(Arc::new(plan), isa, threads)?;
+        let mut cpu = CpuSession::new(Arc::new(plan), isa, threads)?;
+        if options.tune {
+            let mut tuning = Tuning::of_user();
+            cpu.tune(isa, threads, &mut tuning);
+            tuning.save();
+            notes.append(&mut tuning.notes);
+        }
         Ok(Session {
             engine: Engine::Cpu(Box::new(cpu)),
             adapter: crate::cpu::processor_name(isa),

@@ -1,7 +1,10 @@
 //! `eyas info`: what a model file holds, and what the passes made of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use eyas::cpu::tune::Tuning;
+use eyas::cpu::{CpuSession, Isa};
 use eyas::infer::graph::{Declared, Graph, ValueId};
 use eyas::infer::plan::lower::Target;
 use eyas::infer::plan::memory::plan_arena;
@@ -20,7 +23,7 @@ pub struct Args {
     pub common: Common,
     #[command(flatten)]
     head: HeadArgs,
-    /// Print what every pass did, and why it did not
+    /// Print what every pass did, and why it did not, and the kernel of every step
     #[arg(long)]
     explain: bool,
     /// One JSON object on one line
@@ -134,12 +137,28 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         print_line(&format!("  hops    {short}"))?;
     }
     if args.explain {
-        explain(&model, &plan, &notes)?;
+        explain(&model, &plan, &notes, (target == Target::CPU).then_some(common))?;
     }
     Ok(())
 }
 
-fn explain(model: &Model, plan: &Plan, notes: &[String]) -> Result<(), CliError> {
+/// Names of the kernels that run the steps on the CPU; prints what `--tune` measured.
+fn cpu_kernels(plan: &Plan, common: &Common) -> Result<Vec<String>, CliError> {
+    let (isa, threads) = (Isa::detect(), common.session_options().threads_or_cores());
+    let mut session = CpuSession::new(Arc::new(plan.clone()), isa, threads).map_err(eyas::Error::from)?;
+    if common.tune {
+        let mut tuning = Tuning::of_user();
+        session.tune(isa, threads, &mut tuning);
+        tuning.save();
+        print_line(&format!("\nmeasure kernels: {} anew", tuning.notes.len()))?;
+        for note in &tuning.notes {
+            print_line(&format!("    {note}"))?;
+        }
+    }
+    Ok((0..plan.steps.len()).map(|step| session.step_label(step)).collect())
+}
+
+fn explain(model: &Model, plan: &Plan, notes: &[String], on_cpu: Option<&Common>) -> Result<(), CliError> {
     for pass in &model.passes {
         print_line(&format!("\n{}: {} time(s)", pass.pass, pass.applied))?;
         for note in &pass.notes {
@@ -156,14 +175,19 @@ fn explain(model: &Model, plan: &Plan, notes: &[String]) -> Result<(), CliError>
             print_line(&format!("    before step {}: {}", hop.steps.end, hop.describe(plan, F32_BYTES)))?;
         }
     }
+    let kernels = match on_cpu {
+        Some(common) => cpu_kernels(plan, common)?,
+        None => plan.steps.iter().map(|s| s.kernel.label()).collect(),
+    };
     print_line("")?;
     let place = |v: &eyas::infer::plan::View| format!("b{}+{} {:?}", v.buffer.0, v.offset, v.shape);
     let places = |views: &[eyas::infer::plan::View]| views.iter().map(place).collect::<Vec<_>>().join(" | ");
     let rows: Vec<Vec<String>> = plan
         .steps
         .iter()
+        .zip(kernels)
         .enumerate()
-        .map(|(i, s)| vec![i.to_string(), s.kernel.label(), places(&s.reads), places(&s.writes), s.node.clone()])
+        .map(|(i, (s, kernel))| vec![i.to_string(), kernel, places(&s.reads), places(&s.writes), s.node.clone()])
         .collect();
     print_table(&["step", "kernel", "reads", "writes", "node"], &rows)
 }

@@ -55,6 +55,9 @@ pub struct Common {
     /// How activations and weights are stored on the GPU [default: f32]
     #[arg(long, value_enum)]
     pub precision: Option<PrecisionArg>,
+    /// Measure at load which CPU kernel is the fastest for each layer, and keep that in the cache folder
+    #[arg(long)]
+    pub tune: bool,
     /// Say more (-vv: everything)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -108,6 +111,7 @@ impl Common {
                 PrecisionArg::F32 => Precision::F32,
                 PrecisionArg::F16 => Precision::F16,
             }),
+            tune: self.tune,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::packed::{self, Packed};
 use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
 use super::simd::{self, Aligned};
+use super::winograd::Winograd;
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::conv::{Conv, Residual, Window};
@@ -27,10 +28,20 @@ const TAPS_ON_STACK: usize = 25;
 
 /// The fast form of a convolution step; `None` where the views are no feature maps or do not fit the weights.
 pub fn prepare(kernel: &Conv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
-    if let Some(fast) = super::winograd::prepare(kernel, step, isa) {
-        return Some(fast);
+    if let Some(fast) = Winograd::new(kernel, step, isa).filter(Winograd::pays) {
+        return Some(Box::new(fast));
     }
     Some(Box::new(ConvFast::new(kernel, step, isa)?))
+}
+
+/// Every fast form of a convolution step, first the one that [`prepare`] takes.
+pub fn forms(kernel: &Conv, step: &Step, isa: Isa) -> Vec<Box<dyn FastKernel>> {
+    let direct = ConvFast::new(kernel, step, isa).map(|form| Box::new(form) as Box<dyn FastKernel>);
+    match Winograd::new(kernel, step, isa) {
+        Some(form) if form.pays() => std::iter::once(Box::new(form) as Box<dyn FastKernel>).chain(direct).collect(),
+        Some(form) => direct.into_iter().chain(std::iter::once(Box::new(form) as Box<dyn FastKernel>)).collect(),
+        None => direct.into_iter().collect(),
+    }
 }
 
 /// Some output channels: one or two vectors of them.

@@ -23,6 +23,7 @@ pub mod team;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+pub mod tune;
 pub mod winograd;
 
 pub use isa::Isa;

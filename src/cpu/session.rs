@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::team::Team;
+use super::tune::{self, Tuning};
 use super::{Isa, Memory};
 use crate::infer::kernel::FastKernel;
 use crate::infer::plan::memory::plan_arena;
@@ -82,6 +83,25 @@ impl CpuSession {
         let fast = prepared.into_iter().map(|fast| fast.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
         let host = vec![None; plan.host.count];
         Ok(CpuSession { plan, memory, fast, team, host })
+    }
+
+    /// Takes for each step the form that `tuning` knows or measures to be the fastest. The session must be new: buffers are
+    /// overwritten.
+    pub fn tune(&mut self, isa: Isa, threads: usize, tuning: &mut Tuning) {
+        let CpuSession { plan, memory, fast, team, .. } = self;
+        let mut walk = || {
+            for (step, fast) in plan.steps.iter().zip(fast.iter_mut()) {
+                let forms = step.kernel.fast_forms(step, isa);
+                if forms.len() > 1 {
+                    let key = tune::key_of(step, isa, threads);
+                    *fast = tuning.choose(key, &step.node, forms, |form| form.run(step, memory));
+                }
+            }
+        };
+        match team {
+            Some(team) => team.install(walk),
+            None => walk(),
+        }
     }
 
     pub fn plan(&self) -> &Plan {

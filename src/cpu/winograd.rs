@@ -33,12 +33,6 @@ thread_local! {
     static SCRATCH: RefCell<Aligned> = RefCell::default();
 }
 
-/// The Winograd form of a convolution step; `None` where it is not possible or does not pay.
-pub fn prepare(kernel: &Conv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
-    let winograd = Winograd::new(kernel, step, isa)?;
-    winograd.pays().then(|| Box::new(winograd) as Box<dyn FastKernel>)
-}
-
 /// A convolution with transformed weights.
 #[derive(Debug)]
 pub struct Winograd {
@@ -83,7 +77,8 @@ fn transform_filter<const L: usize>(taps: &[[f32; L]; 9], points: &mut [[f32; L]
 }
 
 impl Winograd {
-    fn new(conv: &Conv, step: &Step, isa: Isa) -> Option<Winograd> {
+    /// `None` where the step is no such convolution.
+    pub fn new(conv: &Conv, step: &Step, isa: Isa) -> Option<Winograd> {
         let window = conv.window;
         if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] {
             return None;
@@ -156,7 +151,7 @@ impl Winograd {
 
     /// Whether this takes clearly fewer instructions than the direct sum, by rough counts per tile: multiply-adds on
     /// vectors, and about two hundred instructions for each vector that is transformed.
-    fn pays(&self) -> bool {
+    pub fn pays(&self) -> bool {
         let (ins, vectors) = (self.src.channels, self.panels.iter().sum::<usize>());
         let in_vectors = ins.div_ceil(self.kernels.lanes);
         let direct = self.dst.height * self.dst.width * 9 * ins * vectors;
@@ -548,7 +543,7 @@ mod tests {
             let (bias, activation, residual) = (Arc::new(vec![0.0; outs]), Activation::None, Residual::None);
             let conv = Conv { window, weights, bias, activation, residual };
             let maps = step(vec![map(0, [1, ins, size, size], 0, 0)], vec![map(1, [1, outs, size, size], 0, 0)]);
-            prepare(&conv, &maps, Isa::Portable).is_some()
+            Winograd::new(&conv, &maps, Isa::Portable).is_some_and(|form| form.pays())
         };
         let window = |kernel, dilation| Window {
             kernel: [kernel; 2],

@@ -68,6 +68,11 @@ pub trait Kernel: Debug + Send + Sync {
     fn fast(&self, _step: &Step, _isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
         None
     }
+
+    /// All CPU forms there are, that of [`Kernel::fast`] first: of different labels, for [`crate::cpu::tune`].
+    fn fast_forms(&self, step: &Step, isa: crate::cpu::Isa) -> Vec<Box<dyn FastKernel>> {
+        self.fast(step, isa).into_iter().collect()
+    }
 }
 
 /// A prepared CPU kernel: weights packed, tiles chosen.

@@ -286,6 +286,10 @@ impl Kernel for Conv {
     fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
         crate::cpu::conv::prepare(self, step, isa)
     }
+
+    fn fast_forms(&self, step: &Step, isa: crate::cpu::Isa) -> Vec<Box<dyn FastKernel>> {
+        crate::cpu::conv::forms(self, step, isa)
+    }
 }
 
 #[cfg(test)]
