@@ -165,7 +165,7 @@ impl DetectorBuilder {
             Some(path) => Model::load(path, self.weights.as_deref(), &self.import)?,
             None => Model::embedded(&self.import)?,
         };
-        Detector::new(&model, &self.decode, &self.session)
+        Detector::of(model, &self.decode, &self.session)
     }
 }
 
@@ -181,6 +181,15 @@ impl Detector {
     pub fn new(model: &Model, options: &DecodeOptions, device: &SessionOptions) -> Result<Detector, Error> {
         let decoder = model.decoder(options)?;
         Detector::with_session(Session::new(model, device)?, decoder)
+    }
+
+    /// As [`Detector::new`] for a network that nobody needs afterwards, see [`Session::of`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of(model: Model, options: &DecodeOptions, device: &SessionOptions) -> Result<Detector, Error> {
+        let decoder = model.decoder(options)?;
+        Detector::with_session(Session::of(model, device)?, decoder)
     }
 
     /// Puts the stages around a session that exists already.

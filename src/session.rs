@@ -1,5 +1,6 @@
 //! Raw tensors in, raw tensors out: a network on one backend.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -154,6 +155,12 @@ pub enum Engine {
     Gpu(Box<crate::gpu::GpuSession>),
 }
 
+fn instead_of_gpu(why: &Error) -> String {
+    let note = format!("using the CPU: {why}");
+    log::info!("{note}");
+    note
+}
+
 /// A network ready to run.
 pub struct Session {
     pub(crate) engine: Engine,
@@ -172,20 +179,32 @@ impl Session {
     /// When the network cannot be planned, or the device asked for is not there.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Session, Error> {
         match options.backend {
-            Backend::Cpu => Session::on_cpu(model, options, Vec::new()),
+            Backend::Cpu => Session::on_cpu(Cow::Borrowed(model), options, Vec::new()),
             Backend::Gpu => Session::on_gpu(model, options, true),
             Backend::Auto => match Session::on_gpu(model, options, false) {
                 Ok(session) => Ok(session),
-                Err(no_gpu) => {
-                    let note = format!("using the CPU: {no_gpu}");
-                    log::info!("{note}");
-                    Session::on_cpu(model, options, vec![note])
-                }
+                Err(no_gpu) => Session::on_cpu(Cow::Borrowed(model), options, vec![instead_of_gpu(&no_gpu)]),
             },
         }
     }
 
-    fn on_cpu(model: &Model, options: &SessionOptions, mut notes: Vec<String>) -> Result<Session, Error> {
+    /// As [`Session::new`] of a network that nobody needs afterwards: on the CPU its weights are let go of as they are
+    /// packed, so that the peak of memory is lower.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of(model: Model, options: &SessionOptions) -> Result<Session, Error> {
+        match options.backend {
+            Backend::Cpu => Session::on_cpu(Cow::Owned(model), options, Vec::new()),
+            Backend::Gpu => Session::on_gpu(&model, options, true),
+            Backend::Auto => match Session::on_gpu(&model, options, false) {
+                Ok(session) => Ok(session),
+                Err(no_gpu) => Session::on_cpu(Cow::Owned(model), options, vec![instead_of_gpu(&no_gpu)]),
+            },
+        }
+    }
+
+    fn on_cpu(model: Cow<'_, Model>, options: &SessionOptions, mut notes: Vec<String>) -> Result<Session, Error> {
         if options.precision == Some(Precision::F16) {
             notes.push("the CPU computes in f32; --precision f16 is for the GPU".into());
             log::warn!("the CPU computes in f32; --precision f16 is for the GPU");
@@ -194,7 +213,12 @@ impl Session {
         let isa = Isa::detect();
         let (plan, planning) = model.plan(Target::CPU)?;
         notes.extend(planning);
-        let mut cpu = CpuSession::new(Arc::new(plan), isa, threads)?;
+        let is_lean = matches!(model, Cow::Owned(_)) && !options.tune;
+        drop(model);
+        let mut cpu = match is_lean {
+            true => CpuSession::new_lean(plan, isa, threads)?,
+            false => CpuSession::new(plan, isa, threads)?,
+        };
         if options.tune {
             let mut tuning = Tuning::of_user();
             cpu.tune(isa, threads, &mut tuning);

@@ -85,3 +85,25 @@ fn what_moves_is_found() {
     let frames: Vec<(u64, Boxes)> = lines.iter().map(boxes).enumerate().map(|(n, b)| (n as u64, b)).collect();
     assert_found(&frames);
 }
+
+#[test]
+fn weights_that_are_let_go_of_change_nothing() {
+    use eyas::infer::import::ImportOptions;
+    use eyas::infer::tensor::Tensor;
+    use eyas::{Backend, Model, Session, SessionOptions};
+
+    for threads in [1, 2] {
+        let options = SessionOptions { backend: Backend::Cpu, threads: Some(threads), ..SessionOptions::default() };
+        let model = || Model::embedded(&ImportOptions::default()).expect("the model");
+        let run = |mut session: Session| {
+            let (name, shape) =
+                session.plan().inputs.first().map(|(n, v)| (n.clone(), v.shape.clone())).expect("an input");
+            let values = (0..shape.iter().product::<usize>()).map(|i| (i % 251) as f32 / 251.0).collect();
+            let input = Tensor::from_f32(&shape, values).expect("shape");
+            let outputs = session.run(&[(name.as_str(), input)]).expect("runs");
+            outputs.into_iter().map(|(name, tensor)| (name, tensor.to_f32())).collect::<Vec<_>>()
+        };
+        let kept = run(Session::new(&model(), &options).expect("plans"));
+        assert!(kept == run(Session::of(model(), &options).expect("plans")), "{threads} threads");
+    }
+}

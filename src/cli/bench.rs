@@ -67,7 +67,8 @@ fn test_input(shape: &[usize]) -> Result<Tensor, CliError> {
 fn time(args: &Args, options: &SessionOptions) -> Result<(Timing, Session), CliError> {
     let start = Instant::now();
     let model: Model = args.common.load_model()?;
-    let mut session = Session::new(&model, options)?;
+    let macs = model.graph.macs();
+    let mut session = Session::of(model, options)?;
     let load_ms = milliseconds(start);
     let inputs: Vec<(String, Vec<usize>)> =
         session.plan().inputs.iter().map(|(name, view)| (name.clone(), view.shape.clone())).collect();
@@ -96,7 +97,7 @@ fn time(args: &Args, options: &SessionOptions) -> Result<(Timing, Session), CliE
         load_ms,
         first_ms,
         times_ms,
-        macs: model.graph.macs(),
+        macs,
     };
     Ok((timing, session))
 }

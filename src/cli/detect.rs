@@ -225,7 +225,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     // A video's rate is known with its first frame.
     let mut annotated: Option<Annotated> = None;
     let model = args.common.load_model()?;
-    let mut detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
+    let mut detector = Detector::of(model, &args.head.options()?, &args.common.session_options())?;
     log::info!("{} on {}", detector.backend(), detector.adapter());
     let element_bytes = detector.session().precision().size_bytes();
     if let Some(short) = detector.session().plan().hops_in_short(element_bytes) {

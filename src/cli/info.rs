@@ -1,7 +1,6 @@
 //! `eyas info`: what a model file holds, and what the passes made of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use eyas::cpu::tune::Tuning;
 use eyas::cpu::{CpuSession, Isa};
@@ -145,7 +144,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
 /// Names of the kernels that run the steps on the CPU; prints what `--tune` measured.
 fn cpu_kernels(plan: &Plan, common: &Common) -> Result<Vec<String>, CliError> {
     let (isa, threads) = (Isa::detect(), common.session_options().threads_or_cores());
-    let mut session = CpuSession::new(Arc::new(plan.clone()), isa, threads).map_err(eyas::Error::from)?;
+    let mut session = CpuSession::new(plan.clone(), isa, threads).map_err(eyas::Error::from)?;
     if common.tune {
         let mut tuning = Tuning::of_user();
         session.tune(isa, threads, &mut tuning);

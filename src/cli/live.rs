@@ -234,7 +234,7 @@ fn print_results(
 
 fn headless(args: &Args, mut source: Box<dyn Source>) -> Result<(), CliError> {
     let model = args.common.load_model()?;
-    let detector = Detector::new(&model, &args.head.options()?, &args.common.session_options())?;
+    let detector = Detector::of(model, &args.head.options()?, &args.common.session_options())?;
     log::info!("{} on {}", detector.backend(), detector.adapter());
     let rate = source.frame_rate().unwrap_or([30, 1]);
     let mut sink = args.output.as_deref().map(|path| Sink::open(path, rate)).transpose().map_err(Error::from)?;

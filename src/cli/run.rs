@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         inputs.push((name, tensor));
     }
     let model = args.common.load_model_with(&options)?;
-    let mut session = Session::new(&model, &args.common.session_options())?;
+    let mut session = Session::of(model, &args.common.session_options())?;
     log::info!("{} on {}", session.backend(), session.adapter());
     let outputs = session.run(&inputs)?;
     let dir = &args.output_dir;

@@ -54,7 +54,7 @@ fn start(common: &Common, args: &WorkerArgs) -> Result<(Session, Value), CliErro
     let begin = Instant::now();
     let model = common.load_model()?;
     let import_ms = milliseconds(begin);
-    let mut session = Session::new(&model, &common.session_options())?;
+    let mut session = Session::of(model, &common.session_options())?;
     let load_ms = milliseconds(begin);
     let name = match session.plan().inputs.as_slice() {
         [(name, _)] => name.clone(),

@@ -8,28 +8,29 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 /// Weights in the order that a kernel reads them.
 #[derive(Debug)]
 pub struct Packed {
-    /// Keeps the address that is part of the key from being used again.
-    _source: Arc<Vec<f32>>,
     pub values: Aligned,
 }
 
 /// Address of the weights as the file has them, and what decides the packed order.
 type Key = (usize, [usize; 3]);
 
-static PACKED: Mutex<BTreeMap<Key, Weak<Packed>>> = Mutex::new(BTreeMap::new());
+/// The weak reference to the weights keeps their address from being used again, not their values.
+type Entry = (Weak<Vec<f32>>, Weak<Packed>);
+
+static PACKED: Mutex<BTreeMap<Key, Entry>> = Mutex::new(BTreeMap::new());
 
 /// The packed form of `source` in the order that `layout` stands for; `pack` makes it where no session has it.
 pub fn packed(source: &Arc<Vec<f32>>, layout: [usize; 3], pack: impl FnOnce() -> Aligned) -> Arc<Packed> {
     let key = (Arc::as_ptr(source) as usize, layout);
     let known = || PACKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(shared) = known().get(&key).and_then(Weak::upgrade) {
+    if let Some(shared) = known().get(&key).and_then(|(_, packed)| packed.upgrade()) {
         return shared;
     }
     // Not under the lock: other threads pack other weights meanwhile.
-    let made = Arc::new(Packed { _source: Arc::clone(source), values: pack() });
+    let made = Arc::new(Packed { values: pack() });
     let mut known = known();
-    known.retain(|_, weak| weak.strong_count() > 0);
-    known.insert(key, Arc::downgrade(&made));
+    known.retain(|_, (_, packed)| packed.strong_count() > 0);
+    known.insert(key, (Arc::downgrade(source), Arc::downgrade(&made)));
     made
 }
 

@@ -7,12 +7,13 @@ use std::time::Instant;
 use super::team::Team;
 use super::tune::{self, Tuning};
 use super::{Isa, Memory};
-use crate::infer::kernel::FastKernel;
+use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::memory::plan_arena;
-use crate::infer::plan::step::{BufferKind, OutputPlace, Plan};
+use crate::infer::plan::step::{BufferKind, OutputPlace, Plan, Step};
 use crate::infer::plan::transfer;
 use crate::infer::plan::view::{BufferId, View};
 use crate::infer::tensor::Tensor;
+use crate::shader::{Precision, Variant, VariantBuilder};
 
 /// Why a plan cannot be run on the CPU.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -27,6 +28,33 @@ pub enum CpuError {
 
 /// Activations and constants of one network may take this much.
 const MEMORY_LIMIT_BYTES: usize = if cfg!(target_pointer_width = "32") { 1 << 30 } else { 8 << 30 };
+
+/// What is left of a kernel that has a fast form and whose weights nobody needs any more.
+#[derive(Debug)]
+struct Spent {
+    stem: &'static str,
+    label: String,
+}
+
+impl Kernel for Spent {
+    fn stem(&self) -> &'static str {
+        self.stem
+    }
+
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn run_twin(&self, step: &Step, _: &[Cells<'_>], _: &[Cells<'_>]) {
+        // The session runs the fast form.
+        debug_assert!(false, "the weights of '{}' are gone", step.node);
+    }
+
+    fn variant(&self, _: &Step, precision: Precision) -> Variant {
+        // No plan of a GPU has such a step.
+        VariantBuilder::new(self.stem, "alias S = f32;").precision(precision).build([1, 1, 1])
+    }
+}
 
 /// The buffer that an output lies in, and where.
 pub type OutputPlaced<'a> = (Cow<'a, [f32]>, Cow<'a, View>);
@@ -48,7 +76,20 @@ impl CpuSession {
     ///
     /// # Errors
     /// When memory or threads cannot be had.
-    pub fn new(plan: Arc<Plan>, isa: Isa, threads: usize) -> Result<CpuSession, CpuError> {
+    pub fn new(plan: Plan, isa: Isa, threads: usize) -> Result<CpuSession, CpuError> {
+        CpuSession::prepare(plan, isa, threads, false)
+    }
+
+    /// As [`CpuSession::new`], but lets go of a step's weights as soon as they are packed. Where nobody else holds them,
+    /// loading then never has all weights twice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new_lean(plan: Plan, isa: Isa, threads: usize) -> Result<CpuSession, CpuError> {
+        CpuSession::prepare(plan, isa, threads, true)
+    }
+
+    fn prepare(mut plan: Plan, isa: Isa, threads: usize, is_lean: bool) -> Result<CpuSession, CpuError> {
         let arena = plan_arena(&plan);
         let needed_bytes = arena.len_elements.saturating_mul(size_of::<f32>());
         if needed_bytes > MEMORY_LIMIT_BYTES {
@@ -68,21 +109,27 @@ impl CpuSession {
             None
         };
         // Packing weights takes most of the time of loading.
-        let prepared: Vec<Mutex<Option<Box<dyn FastKernel>>>> = plan.steps.iter().map(|_| Mutex::default()).collect();
+        type Prepared = (Step, Option<Box<dyn FastKernel>>);
+        let steps: Vec<Mutex<Prepared>> = plan.steps.drain(..).map(|step| Mutex::new((step, None))).collect();
         let prepare = || {
-            super::threads::share(threads, plan.steps.len(), |i| {
-                let step = &plan.steps[i];
-                let fast = step.kernel.fast(step, isa);
-                *prepared[i].lock().unwrap_or_else(PoisonError::into_inner) = fast;
+            super::threads::share(threads, steps.len(), |i| {
+                let mut prepared = steps[i].lock().unwrap_or_else(PoisonError::into_inner);
+                let (step, fast) = &mut *prepared;
+                *fast = step.kernel.fast(step, isa);
+                if is_lean && fast.is_some() {
+                    step.kernel = Arc::new(Spent { stem: step.kernel.stem(), label: step.kernel.label() });
+                }
             });
         };
         match &team {
             Some(team) => team.install(prepare),
             None => prepare(),
         }
-        let fast = prepared.into_iter().map(|fast| fast.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        let prepared = steps.into_iter().map(|step| step.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let (steps, fast) = prepared.unzip();
+        plan.steps = steps;
         let host = vec![None; plan.host.count];
-        Ok(CpuSession { plan, memory, fast, team, host })
+        Ok(CpuSession { plan: Arc::new(plan), memory, fast, team, host })
     }
 
     /// Takes for each step the form that `tuning` knows or measures to be the fastest. The session must be new: buffers are
