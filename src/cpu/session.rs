@@ -141,7 +141,11 @@ impl CpuSession {
                 let forms = step.kernel.fast_forms(step, isa);
                 if forms.len() > 1 {
                     let key = tune::key_of(step, isa, threads);
-                    *fast = tuning.choose(key, &step.node, forms, |form| form.run(step, memory));
+                    *fast = tuning.choose(key, &step.node, forms, |form| {
+                        let start = Instant::now();
+                        form.run(step, memory);
+                        start.elapsed()
+                    });
                 }
             }
         };

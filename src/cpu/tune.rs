@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcetera::BaseStrategy;
 
@@ -68,13 +68,13 @@ impl Tuning {
     }
 
     /// Picks one of the forms of a step, the first of which is that of the rule: the one measured before, or the fastest now.
-    /// Runs overwrite what the step writes. `None` only without forms.
+    /// `time` runs a form once and says how long it took. `None` only without forms.
     pub fn choose(
         &mut self,
         key: String,
         node: &str,
         mut forms: Vec<Box<dyn FastKernel>>,
-        run: impl Fn(&dyn FastKernel),
+        time: impl Fn(&dyn FastKernel) -> Duration,
     ) -> Option<Box<dyn FastKernel>> {
         if forms.len() < 2 {
             return forms.pop();
@@ -86,7 +86,6 @@ impl Tuning {
             self.notes.push(format!("'{node}' was not measured: the time for it is spent"));
             return Some(forms.swap_remove(0));
         }
-        let start = Instant::now();
         let mut best = vec![f64::INFINITY; forms.len()];
         let mut spent = vec![Duration::ZERO; forms.len()];
         for round in 0..=ROUNDS {
@@ -94,9 +93,7 @@ impl Tuning {
                 if spent[i] > FORM_BUDGET && round > 1 {
                     continue;
                 }
-                let start = Instant::now();
-                run(&**form);
-                let took = start.elapsed();
+                let took = time(&**form);
                 spent[i] += took;
                 // The first run warms the caches.
                 if round > 0 {
@@ -104,7 +101,7 @@ impl Tuning {
                 }
             }
         }
-        self.spent += start.elapsed();
+        self.spent += spent.iter().sum::<Duration>();
         let fastest = (0..forms.len()).min_by(|&a, &b| best[a].total_cmp(&best[b])).unwrap_or(0);
         let chosen = if best[fastest] < GAIN * best[0] { fastest } else { 0 };
         let times = forms.iter().zip(&best).map(|(f, s)| format!("{} {:.4} ms", f.label(), s * 1e3));
@@ -173,8 +170,8 @@ mod tests {
         vec![Box::new(Named("slow")), Box::new(Named("fast"))]
     }
 
-    fn sleep(form: &dyn FastKernel) {
-        std::thread::sleep(Duration::from_millis(if form.label() == "slow" { 4 } else { 0 }));
+    fn time(form: &dyn FastKernel) -> Duration {
+        Duration::from_millis(if form.label() == "slow" { 4 } else { 1 })
     }
 
     #[test]
@@ -182,43 +179,46 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("eyas-tuning-{}", std::process::id()));
         let path = folder.join("deep").join("tuning.json");
         let mut tuning = Tuning::at(&path);
-        let chosen = tuning.choose("a".into(), "node", forms(), sleep).expect("a form");
+        let chosen = tuning.choose("a".into(), "node", forms(), time).expect("a form");
         assert_eq!(chosen.label(), "fast");
         assert!(tuning.notes[0].contains("'node' runs fast: slow "), "{:?}", tuning.notes);
         tuning.save();
 
         let mut again = Tuning::at(&path);
-        let measured = |_: &dyn FastKernel| panic!("measured again");
+        let measured = |_: &dyn FastKernel| -> Duration { panic!("measured again") };
         assert_eq!(again.choose("a".into(), "node", forms(), measured).expect("a form").label(), "fast");
         // A form that is no longer there.
         let others = || vec![forms().remove(0), forms().remove(0)];
-        assert_eq!(again.choose("a".into(), "node", others(), sleep).expect("a form").label(), "slow");
-        assert_eq!(again.choose("b".into(), "node", vec![], sleep).map(|f| f.label()), None);
+        assert_eq!(again.choose("a".into(), "node", others(), time).expect("a form").label(), "slow");
+        assert_eq!(again.choose("b".into(), "node", vec![], time).map(|f| f.label()), None);
 
         std::fs::write(&path, "{ broken").expect("writes");
         let mut broken = Tuning::at(&path);
         assert!(broken.known.is_empty());
-        broken.choose("c".into(), "node", forms(), sleep);
+        broken.choose("c".into(), "node", forms(), time);
         broken.save();
         assert_eq!(Tuning::at(&path).known.len(), 1);
         std::fs::remove_dir_all(&folder).expect("removes");
         // A folder that cannot be made.
         let mut nowhere = Tuning::at(Path::new("/dev/null/eyas/tuning.json"));
-        nowhere.choose("d".into(), "node", forms(), sleep);
+        nowhere.choose("d".into(), "node", forms(), time);
         nowhere.save();
     }
 
     #[test]
     fn a_form_must_be_clearly_faster() {
-        let equal: Vec<Box<dyn FastKernel>> = vec![Box::new(Named("slow")), Box::new(Named("slow too"))];
-        let steady = |_: &dyn FastKernel| std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(Tuning::default().choose("e".into(), "node", equal, steady).expect("a form").label(), "slow");
+        let choose = |second_us: u64| {
+            let time =
+                |form: &dyn FastKernel| Duration::from_micros(if form.label() == "slow" { 4000 } else { second_us });
+            Tuning::default().choose("e".into(), "node", forms(), time).expect("a form").label()
+        };
+        assert_eq!((choose(3900), choose(3800)), ("slow".to_string(), "fast".to_string()));
     }
 
     #[test]
     fn measuring_ends() {
         let mut tuning = Tuning { spent: BUDGET, ..Tuning::default() };
-        let measured = |_: &dyn FastKernel| panic!("measured");
+        let measured = |_: &dyn FastKernel| -> Duration { panic!("measured") };
         assert_eq!(tuning.choose("f".into(), "node", forms(), measured).expect("a form").label(), "slow");
         assert!(tuning.notes[0].contains("was not measured"));
     }
