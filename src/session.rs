@@ -67,6 +67,7 @@ impl Model {
             }
         }
         let on_bytes = optimise_for_bytes(graph.clone());
+        graph.dequantised.clear();
         let passes = optimise(&mut graph);
         Model { graph, on_bytes, imported, passes, path: None }
     }

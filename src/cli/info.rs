@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use eyas::Plan;
 use eyas::cpu::tune::Tuning;
 use eyas::cpu::{CpuSession, Isa};
 use eyas::infer::graph::{Declared, Graph, ValueId};
@@ -10,7 +11,6 @@ use eyas::infer::plan::lower::Target;
 use eyas::infer::plan::memory::plan_arena;
 use eyas::infer::plan::passes::PassReport;
 use eyas::infer::plan::step::BufferKind;
-use eyas::Plan;
 use serde_json::json;
 
 use super::CliError;
@@ -159,12 +159,7 @@ fn cpu_kernels(plan: &Plan, common: &Common) -> Result<Vec<String>, CliError> {
     Ok((0..plan.steps.len()).map(|step| session.step_label(step)).collect())
 }
 
-fn explain(
-    passes: &[PassReport],
-    plan: &Plan,
-    notes: &[String],
-    on_cpu: Option<&Common>,
-) -> Result<(), CliError> {
+fn explain(passes: &[PassReport], plan: &Plan, notes: &[String], on_cpu: Option<&Common>) -> Result<(), CliError> {
     for pass in passes {
         print_line(&format!("\n{}: {} time(s)", pass.pass, pass.applied))?;
         for note in &pass.notes {

@@ -33,8 +33,8 @@ impl Finisher {
         unsafe {
             let (factors, offsets) = (q.factors.as_ptr().add(first), q.offsets.as_ptr().add(first));
             let mut t = [0f32; CHANNELS];
-            for i in 0..CHANNELS {
-                t[i] = *sums.add(i) as f32 * *factors.add(i) + *offsets.add(i);
+            for (i, t) in t.iter_mut().enumerate() {
+                *t = *sums.add(i) as f32 * *factors.add(i) + *offsets.add(i);
             }
             if let Some(activation) = q.activation {
                 let at = t.as_mut_ptr();
@@ -57,18 +57,18 @@ impl Finisher {
             let mut bytes = [0u8; CHANNELS];
             match &q.after {
                 After::Nothing => {
-                    for i in 0..CHANNELS {
-                        bytes[i] = (nearest(clamped(t[i], q.bounds)) + q.to.zero) as u8;
+                    for (byte, &t) in bytes.iter_mut().zip(&t) {
+                        *byte = (nearest(clamped(t, q.bounds)) + q.to.zero) as u8;
                     }
                 }
                 After::Rescale(rescale) => {
-                    for i in 0..CHANNELS {
-                        bytes[i] = rescale.apply(nearest(clamped(t[i], q.bounds))) as u8;
+                    for (byte, &t) in bytes.iter_mut().zip(&t) {
+                        *byte = rescale.apply(nearest(clamped(t, q.bounds))) as u8;
                     }
                 }
                 After::Table(table) => {
-                    for i in 0..CHANNELS {
-                        bytes[i] = (nearest(clamped(t[i], q.bounds)) + q.to.zero) as u8;
+                    for (byte, &t) in bytes.iter_mut().zip(&t) {
+                        *byte = (nearest(clamped(t, q.bounds)) + q.to.zero) as u8;
                     }
                     for byte in &mut bytes {
                         *byte = table[usize::from(*byte)];

@@ -59,9 +59,7 @@ impl Work for Rows<'_> {
                             // SAFETY: `count` channels of a pixel inside src.
                             let seen = unsafe { std::slice::from_raw_parts(from, count) };
                             if let Ok(seen) = <&[u8; CHANNELS]>::try_from(seen) {
-                                for i in 0..CHANNELS {
-                                    most[i] = most[i].max(ordered(seen[i]));
-                                }
+                                most.iter_mut().zip(seen).for_each(|(most, &b)| *most = (*most).max(ordered(b)));
                             } else {
                                 most.iter_mut().zip(seen).for_each(|(most, &b)| *most = (*most).max(ordered(b)));
                             }

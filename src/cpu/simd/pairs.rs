@@ -101,9 +101,9 @@ unsafe fn portable_taps(a: &TapArguments) {
     for k in 0..a.pairs {
         let [x, y] = [0, 1].map(|i| std::slice::from_raw_parts((*a.taps.add(2 * k + i)).add(a.channel), CHANNELS));
         let weights = std::slice::from_raw_parts(a.weights.add(k * 2 * CHANNELS), 2 * CHANNELS);
-        for n in 0..CHANNELS {
+        for (n, sum) in sums.iter_mut().enumerate() {
             let w = [0, 1].map(|i| i32::from(weights[2 * slot(n) + i]));
-            sums[n] += widened(x[n]) * w[0] + widened(y[n]) * w[1];
+            *sum += widened(x[n]) * w[0] + widened(y[n]) * w[1];
         }
     }
     std::ptr::copy_nonoverlapping(sums.as_ptr(), a.sums, CHANNELS);

@@ -58,7 +58,8 @@ impl QuantisedConstants {
             node.op.eval(&inputs)?.ok()?.into_iter().next()
         };
         let mut found = HashMap::new();
-        for node in graph.nodes.iter().filter(|node| node.op.name() == "DequantizeLinear") {
+        let nodes = graph.nodes.iter().chain(&graph.dequantised);
+        for node in nodes.filter(|node| node.op.name() == "DequantizeLinear") {
             let Some(x) = node.inputs[0] else { continue };
             let mut inputs: Vec<Option<Tensor>> =
                 node.inputs.iter().map(|i| i.and_then(|i| graph.fact(i).constant.clone())).collect();

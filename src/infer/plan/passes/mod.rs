@@ -63,6 +63,7 @@ pub fn optimise_for_bytes(mut graph: Graph) -> Option<(Graph, Vec<PassReport>)> 
         return None;
     }
     let constants = integers::QuantisedConstants::of(&graph);
+    graph.dequantised.clear();
     let mut reports = vec![fold_constants::run(&mut graph), integers::run(&mut graph, &constants)];
     if reports[1].applied == 0 {
         return None;
