@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::infer::graph::Graph;
 use crate::infer::import::{ImportError, ImportOptions, import_file};
 use crate::infer::plan::lower::{Target, plan_graph};
-use crate::infer::plan::passes::{PassReport, optimise};
+use crate::infer::plan::passes::{PassReport, optimise, optimise_for_bytes};
 use crate::infer::plan::step::Plan;
 use crate::infer::tensor::{DType, Tensor, TensorElements};
 use crate::shader::Precision;
@@ -21,6 +21,8 @@ use crate::shader::Precision;
 pub struct Model {
     /// After the passes.
     pub graph: Graph,
+    /// The same for plans on the CPU, with what each pass did, where quantised arithmetic runs on bytes there.
+    pub on_bytes: Option<(Graph, Vec<PassReport>)>,
     /// As imported, without the filters: what head recognition looks at.
     pub imported: Graph,
     /// What each pass did.
@@ -65,8 +67,23 @@ impl Model {
                 value.fact.constant = None;
             }
         }
+        let on_bytes = optimise_for_bytes(graph.clone());
+        graph.dequantised.clear();
         let passes = optimise(&mut graph);
-        Model { graph, imported, passes, path: None }
+        Model { graph, on_bytes, imported, passes, path: None }
+    }
+
+    /// A graph that is planned without passes.
+    pub fn as_it_is(graph: Graph) -> Model {
+        Model { imported: graph.clone(), graph, on_bytes: None, passes: Vec::new(), path: None }
+    }
+
+    /// The graph that is planned for a target, and what the passes did to it.
+    pub fn optimised(&self, target: Target) -> (&Graph, &[PassReport]) {
+        match &self.on_bytes {
+            Some((graph, passes)) if !target.host_apart => (graph, passes),
+            _ => (&self.graph, &self.passes),
+        }
     }
 
     /// The decoder for the network's head. Class names come from the options, else from the file's metadata, else from
@@ -88,7 +105,7 @@ impl Model {
     /// # Errors
     /// All nodes that cannot be planned.
     pub fn plan(&self, target: Target) -> Result<(Plan, Vec<String>), Error> {
-        plan_graph(&self.graph, target).map_err(Error::Plan)
+        plan_graph(self.optimised(target).0, target).map_err(Error::Plan)
     }
 }
 

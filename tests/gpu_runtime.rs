@@ -4,6 +4,7 @@
 
 use eyas::gpu::{Gpu, GpuApi, GpuError, GpuOptions, GpuSession, Readback, profile, test_gpu};
 use eyas::infer::kernel::{Cells, Kernel};
+use eyas::infer::plan::step::Element;
 use eyas::infer::plan::{Buffer, BufferId, BufferKind, Plan, Step, View};
 use eyas::infer::tensor::Tensor;
 use eyas::shader::{Precision, Variant, VariantBuilder};
@@ -253,7 +254,8 @@ fn small_plan() -> Plan {
         writes: vec![write.clone()],
         macs: 0,
     };
-    let buffer = |name: &str, len_elements, kind| Buffer { name: name.into(), len_elements, kind };
+    let buffer =
+        |name: &str, len_elements, kind| Buffer { name: name.into(), len_elements, element: Element::F32, kind };
     let table = Tensor::from_f32(&[2, 3], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).expect("tensor");
     Plan {
         buffers: vec![

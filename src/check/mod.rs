@@ -330,7 +330,7 @@ impl Check {
 
     fn session(&self, graph: Graph, options: &SessionOptions, like: Option<&Session>) -> Result<Session, Error> {
         let imported = Graph::new(&graph.name, graph.format);
-        let model = Model { graph, imported, passes: Vec::new(), path: None };
+        let model = Model { imported, ..Model::as_it_is(graph) };
         #[cfg(feature = "gpu")]
         if let Some(gpu) = like.and_then(Session::gpu) {
             return Session::on_device(&model, std::sync::Arc::clone(gpu), options.precision);

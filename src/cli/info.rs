@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use eyas::Plan;
 use eyas::cpu::tune::Tuning;
 use eyas::cpu::{CpuSession, Isa};
 use eyas::infer::graph::{Declared, Graph, ValueId};
 use eyas::infer::plan::lower::Target;
 use eyas::infer::plan::memory::plan_arena;
+use eyas::infer::plan::passes::PassReport;
 use eyas::infer::plan::step::BufferKind;
-use eyas::{Model, Plan};
 use serde_json::json;
 
 use super::CliError;
@@ -64,11 +65,11 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let file_ops = op_counts(&model.imported);
     let target = if common.backend == BackendArg::Gpu { Target::GPU } else { Target::CPU };
     let (plan, notes) = model.plan(target)?;
-    let graph = &model.graph;
+    let (graph, passes) = model.optimised(target);
     let head = model.decoder(&args.head.options()?);
     let activation_bytes: usize =
-        plan.buffers.iter().filter(|b| !matches!(b.kind, BufferKind::Constant(_))).map(|b| b.len_elements * 4).sum();
-    let arena_bytes = plan_arena(&plan).len_elements * 4;
+        plan.buffers.iter().filter(|b| !matches!(b.kind, BufferKind::Constant(_))).map(|b| b.len_words() * 4).sum();
+    let arena_bytes = plan_arena(&plan).len_words * 4;
     let name = |id: ValueId| graph.value(id).name.as_str();
     let inputs: Vec<(&str, Declared)> = graph.inputs.iter().map(|&id| (name(id), graph.fact(id).into())).collect();
     let declared = |(i, &id)| (name(id), graph.output_declared(i).unwrap_or_else(|| graph.fact(id).into()));
@@ -136,7 +137,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
         print_line(&format!("  hops    {short}"))?;
     }
     if args.explain {
-        explain(&model, &plan, &notes, (target == Target::CPU).then_some(common))?;
+        explain(passes, &plan, &notes, (target == Target::CPU).then_some(common))?;
     }
     Ok(())
 }
@@ -157,8 +158,8 @@ fn cpu_kernels(plan: &Plan, common: &Common) -> Result<Vec<String>, CliError> {
     Ok((0..plan.steps.len()).map(|step| session.step_label(step)).collect())
 }
 
-fn explain(model: &Model, plan: &Plan, notes: &[String], on_cpu: Option<&Common>) -> Result<(), CliError> {
-    for pass in &model.passes {
+fn explain(passes: &[PassReport], plan: &Plan, notes: &[String], on_cpu: Option<&Common>) -> Result<(), CliError> {
+    for pass in passes {
         print_line(&format!("\n{}: {} time(s)", pass.pass, pass.applied))?;
         for note in &pass.notes {
             print_line(&format!("    {note}"))?;

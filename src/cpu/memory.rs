@@ -11,7 +11,7 @@ use crate::infer::plan::view::{BufferId, View};
 /// Elements of a cache line. Vector accesses that straddle two lines are slow, so buffers best start on one.
 pub const ALIGNMENT: usize = 16;
 
-/// f32 buffers of a plan. Several plan buffers may share an allocation when their lifetimes do not overlap.
+/// The buffers of a plan, in words of f32; those of bytes have four elements to a word. Several plan buffers may share an allocation when their lifetimes do not overlap.
 pub struct Memory {
     arena: Box<[UnsafeCell<f32>]>,
     /// Offset and length of each buffer in the arena.
@@ -22,17 +22,17 @@ pub struct Memory {
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// One zeroed arena of `len_elements` with buffers at the given offsets and lengths. It starts on a cache line;
+    /// One zeroed arena of `len_words` with buffers at the given offsets and lengths. It starts on a cache line;
     /// buffers at multiples of [`ALIGNMENT`] elements do so too.
     ///
     /// # Panics
     /// When a buffer reaches outside the arena.
-    pub fn new(len_elements: usize, spans: Vec<(usize, usize)>) -> Memory {
+    pub fn new(len_words: usize, spans: Vec<(usize, usize)>) -> Memory {
         assert!(
-            spans.iter().all(|&(offset, len)| offset.checked_add(len).is_some_and(|end| end <= len_elements)),
+            spans.iter().all(|&(offset, len)| offset.checked_add(len).is_some_and(|end| end <= len_words)),
             "a buffer reaches outside the arena"
         );
-        let arena: Box<[UnsafeCell<f32>]> = (0..len_elements + ALIGNMENT).map(|_| UnsafeCell::new(0.0)).collect();
+        let arena: Box<[UnsafeCell<f32>]> = (0..len_words + ALIGNMENT).map(|_| UnsafeCell::new(0.0)).collect();
         let start = arena.as_ptr().align_offset(ALIGNMENT * size_of::<f32>()).min(ALIGNMENT);
         let spans = spans.into_iter().map(|(offset, len)| (start + offset, len)).collect();
         Memory { arena, spans }
@@ -89,6 +89,16 @@ impl Memory {
         &Self::all(arena)[offset..offset + len]
     }
 
+    /// Pointer to the first element of a view of bytes; all of the view is inside the buffer.
+    ///
+    /// # Panics
+    /// When the view reaches outside its buffer.
+    pub fn byte_pointer(&self, view: &View) -> *mut u8 {
+        let (offset, len) = self.spans[view.buffer.0];
+        assert!(view.end() <= len * size_of::<f32>(), "view outside its buffer: {view:?}");
+        self.arena[offset..offset + len].as_ptr().cast::<u8>().wrapping_add(view.offset).cast_mut()
+    }
+
     /// Pointer to the first element of a view; all of the view is inside the buffer.
     ///
     /// # Panics
@@ -98,6 +108,12 @@ impl Memory {
         assert!(view.end() <= len, "view outside its buffer: {view:?}");
         self.arena[offset..offset + len].as_ptr().wrapping_add(view.offset).cast_mut().cast()
     }
+}
+
+/// The bytes of a buffer that holds bytes.
+pub fn as_bytes<'a>(cells: &'a [Cell<f32>]) -> &'a [Cell<u8>] {
+    // SAFETY: an f32 is four bytes of any value, without padding, at a looser alignment; and cells may overlap cells.
+    unsafe { std::slice::from_raw_parts(cells.as_ptr().cast::<Cell<u8>>(), size_of_val(cells)) }
 }
 
 impl std::fmt::Debug for Memory {
@@ -116,5 +132,17 @@ mod tests {
         memory.slice_mut(BufferId(1)).copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
         assert_eq!(memory.cells(BufferId(1)).iter().map(Cell::get).collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(memory.slice_mut(BufferId(0)), [0.0; 3]);
+    }
+
+    #[test]
+    fn bytes_are_four_to_a_word() {
+        let mut memory = Memory::new(3, vec![(0, 1), (1, 2)]);
+        let bytes = as_bytes(memory.cells(BufferId(1)));
+        assert_eq!(bytes.len(), 8);
+        bytes[7].set(9);
+        let view = View::row_major(BufferId(1), &[8]).sliced(0, 7, 1, 1);
+        // SAFETY: the one element of the view.
+        assert_eq!(unsafe { *memory.byte_pointer(&view) }, 9);
+        assert_eq!(memory.slice_mut(BufferId(0)), [0.0]);
     }
 }

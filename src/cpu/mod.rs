@@ -1,6 +1,7 @@
 //! What makes twins fast: packed weights, register-blocked micro-kernels, threads.
 
 pub(crate) mod blocks;
+pub mod bytes;
 pub mod conv;
 pub mod copy;
 pub mod depthwise;

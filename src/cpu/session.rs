@@ -91,11 +91,11 @@ impl CpuSession {
 
     fn prepare(mut plan: Plan, isa: Isa, threads: usize, is_lean: bool) -> Result<CpuSession, CpuError> {
         let arena = plan_arena(&plan);
-        let needed_bytes = arena.len_elements.saturating_mul(size_of::<f32>());
+        let needed_bytes = arena.len_words.saturating_mul(size_of::<f32>());
         if needed_bytes > MEMORY_LIMIT_BYTES {
             return Err(CpuError::TooLarge { needed_bytes, limit_bytes: MEMORY_LIMIT_BYTES });
         }
-        let mut memory = Memory::new(arena.len_elements, arena.spans);
+        let mut memory = Memory::new(arena.len_words, arena.spans);
         for (i, buffer) in plan.buffers.iter().enumerate() {
             if let BufferKind::Constant(tensor) = &buffer.kind {
                 for (cell, value) in memory.cells(BufferId(i)).iter().zip(tensor.to_f32()) {

@@ -30,7 +30,7 @@ use crate::infer::kernels::resize::{Coordinates, Interpolation, Resize, Rounding
 use crate::infer::kernels::select::Select;
 use crate::infer::kernels::softmax::Softmax;
 use crate::infer::kernels::window_max::{Found, WindowMax};
-use crate::infer::plan::step::{Buffer, BufferKind, Plan, Step};
+use crate::infer::plan::step::{Buffer, BufferKind, Element, Plan, Step};
 use crate::infer::plan::transfer::{gather, scatter};
 use crate::infer::plan::view::{BufferId, View};
 use crate::shader::Precision;
@@ -181,6 +181,7 @@ impl Case {
         let buffers = images.iter().map(|image| Buffer {
             name: "probe".into(),
             len_elements: image.len(),
+            element: Element::F32,
             kind: BufferKind::Activation { first: 0, last: 0 },
         });
         let plan = Plan { buffers: buffers.collect(), steps: vec![step], ..Plan::default() };

@@ -170,6 +170,9 @@ pub struct Graph {
     /// `metadata_props` of an ONNX file.
     pub metadata: BTreeMap<String, String>,
     pub darknet_heads: Vec<DarknetHead>,
+    /// Nodes that gave constants numbers for integers (DequantizeLinear). The importer has computed them; passes look for
+    /// the integers here.
+    pub dequantised: Vec<Node>,
 }
 
 impl Graph {
@@ -185,6 +188,7 @@ impl Graph {
             declared_outputs: Vec::new(),
             metadata: BTreeMap::new(),
             darknet_heads: Vec::new(),
+            dequantised: Vec::new(),
         }
     }
 

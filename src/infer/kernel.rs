@@ -75,6 +75,52 @@ pub trait Kernel: Debug + Send + Sync {
     }
 }
 
+/// A kernel of which at least one view is of bytes. There is no shader: such steps stand in plans for the CPU only, as
+/// [`OnBytes`].
+pub trait ByteKernel: Debug + Send + Sync {
+    /// Stem of the file in `src/infer/kernels/bytes/`, with `byte_` before it.
+    fn stem(&self) -> &'static str;
+
+    /// As [`Kernel::label`].
+    fn label(&self) -> String {
+        self.stem().to_string()
+    }
+
+    /// The reference in safe Rust. As [`Kernel::run_twin`]; [`crate::cpu::memory::as_bytes`] of the buffers that hold
+    /// bytes.
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]);
+
+    /// As [`Kernel::fast`].
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>>;
+}
+
+/// A kernel on bytes as a step's kernel.
+#[derive(Clone, Debug)]
+pub struct OnBytes<K>(pub K);
+
+impl<K: ByteKernel> Kernel for OnBytes<K> {
+    fn stem(&self) -> &'static str {
+        self.0.stem()
+    }
+
+    fn label(&self) -> String {
+        self.0.label()
+    }
+
+    fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
+        self.0.run_twin(step, reads, writes);
+    }
+
+    /// Empty: no plan for a GPU has such a step.
+    fn variant(&self, _step: &Step, precision: Precision) -> Variant {
+        crate::shader::VariantBuilder::new("bytes", "").precision(precision).build([0, 1, 1])
+    }
+
+    fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
+        self.0.fast(step, isa)
+    }
+}
+
 /// A prepared CPU kernel: weights packed, tiles chosen.
 pub trait FastKernel: Debug + Send + Sync {
     /// Name of the micro-kernel, e.g. `conv_gemm_14x32_avx512`.

@@ -2,6 +2,7 @@
 //! and a backend walks the plan.
 
 pub mod activation;
+pub mod bytes;
 pub mod graph;
 pub mod import;
 pub mod kernel;

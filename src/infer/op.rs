@@ -77,6 +77,12 @@ pub trait Op: Debug + Send + Sync + OpObject {
         self.is_view()
     }
 
+    /// True for the operators on bytes that a pass makes of quantised arithmetic: their u8 and i8 inputs and outputs lie
+    /// in the plan's memory.
+    fn is_on_bytes(&self) -> bool {
+        false
+    }
+
     /// Appends the steps that compute the outputs. View operators and Concat do not implement it.
     fn lower(&self, _l: &mut Lowering<'_>, _inputs: &[Option<ValueId>], _outputs: &[ValueId]) -> Result<(), OpError> {
         Err(OpError::Unsupported(format!("{} can only be computed at load, from constants", self.name())))

@@ -16,6 +16,7 @@ pub mod avx2;
 pub mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+pub mod pairs;
 pub mod portable;
 pub mod tile;
 pub mod transpose;

@@ -1,6 +1,7 @@
 //! The kernels: one file each, the CPU twin of the shader of the same stem in `shaders/infer/`.
 
 pub mod arg;
+pub mod bytes;
 pub mod conv;
 pub mod conv_nd;
 pub mod copy;

@@ -4,6 +4,7 @@
 
 pub mod activation;
 pub mod batch_norm;
+pub mod bytes;
 pub mod cast;
 pub mod compare;
 pub mod concat;

@@ -81,7 +81,7 @@ pub(super) struct Mark {
 impl Lowering<'_> {
     /// True for values that are dense host tensors: f32 memory does not hold them.
     pub(super) fn is_host_value(&self, value: ValueId) -> bool {
-        self.graph.fact(value).is_host() && !self.held[value.0]
+        self.graph.fact(value).is_host() && !self.held[value.0] && !self.bytes[value.0]
     }
 
     /// True for nodes that touch values which f32 memory does not hold, or that no kernel takes from there.
@@ -89,7 +89,8 @@ impl Lowering<'_> {
         let touched = || node.inputs.iter().flatten().chain(&node.outputs).copied();
         node.op.downcast::<Late>().is_some()
             || touched().any(|v| self.is_host_value(v))
-            || (touched().any(|v| self.graph.fact(v).is_host()) && !holds(self.graph, &self.held, node))
+            || (touched().any(|v| self.graph.fact(v).is_host() && !self.bytes[v.0])
+                && !holds(self.graph, &self.held, node))
     }
 
     /// True for small nodes that go on with what the host has just computed, so that the tail of a network is one hop.

@@ -10,15 +10,16 @@
 
 use super::hops;
 use super::host_steps::held_values;
-use super::step::{Buffer, BufferKind, OutputPlace, Plan, Step};
+use super::step::{Buffer, BufferKind, Element, OutputPlace, Plan, Step};
 use super::view::{BufferId, View, channels_last_order};
 use crate::infer::graph::{Fact, Graph, Node, ValueId};
-use crate::infer::kernel::Kernel;
+use crate::infer::kernel::{Kernel, OnBytes};
+use crate::infer::kernels::bytes::copy::ByteCopy;
 use crate::infer::kernels::copy::Copy;
 use crate::infer::op::OpError;
 use crate::infer::ops::concat::Concat;
 use crate::infer::ops::split::Split;
-use crate::infer::tensor::{Tensor, TensorElements};
+use crate::infer::tensor::{DType, Tensor, TensorElements};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -71,6 +72,8 @@ pub struct Lowering<'a> {
     pub(super) host_places: Vec<Option<usize>>,
     /// Integers and booleans that memory holds as numbers.
     pub(super) held: Vec<bool>,
+    /// u8 and i8 values that lie in memory as bytes.
+    pub(super) bytes: Vec<bool>,
     /// Values that belong into memory but that only the host has so far.
     pub(super) host_only: Vec<bool>,
 }
@@ -99,6 +102,7 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
         host,
         host_places: vec![None; graph.values.len()],
         held: if target.host_apart && host { held_values(graph) } else { vec![false; graph.values.len()] },
+        bytes: bytes_in_memory(graph),
         host_only: vec![false; graph.values.len()],
     };
     l.orders = l.natural_orders();
@@ -132,6 +136,11 @@ pub(crate) fn plan_with(graph: &Graph, target: Target, host: bool) -> Result<(Pl
     }
     for &output in &graph.outputs {
         l.node = graph.value(output).name.clone();
+        if l.bytes[output.0] {
+            let why = "is bytes in the plan's memory, which no output can be".into();
+            errors.push(LowerError { node: l.node.clone(), op: "output".into(), why });
+            continue;
+        }
         let only_there = l.is_host_value(output) || l.host_only[output.0];
         if let Some(place) = l.host_places[output.0].filter(|_| only_there) {
             let view = l.allocate(output, BufferKind::Activation { first: 0, last: 0 });
@@ -221,7 +230,7 @@ impl<'a> Lowering<'a> {
         let Some(tensor) = self.constant(value) else {
             return Err(OpError::Invalid(format!("its input '{name}' is not computed before it")));
         };
-        let id = self.add_buffer(name, tensor.len(), BufferKind::Constant(tensor.clone()));
+        let id = self.add_buffer(name, tensor.len(), Element::F32, BufferKind::Constant(tensor.clone()));
         let view = View::row_major(id, tensor.shape());
         self.places[value.0] = Some(view.clone());
         Ok(view)
@@ -247,7 +256,7 @@ impl<'a> Lowering<'a> {
             return Ok(copy.clone());
         }
         let name = self.graph.value(value).name.clone();
-        let copy = self.temporary(&name, &view.shape);
+        let copy = self.temporary_like(&name, &view);
         self.note(format!("'{name}' copied to channels-last for '{}'", self.node));
         self.copy(&view, &copy);
         self.copies.insert((value, 4), copy.clone());
@@ -277,7 +286,7 @@ impl<'a> Lowering<'a> {
             return view;
         }
         let name = self.graph.value(value).name.clone();
-        let own = self.temporary(&name, &view.shape);
+        let own = self.temporary_like(&name, &view);
         self.note(format!(
             "'{name}' computed beside its place and copied: not aligned to {} channels",
             self.target.block
@@ -288,16 +297,25 @@ impl<'a> Lowering<'a> {
 
     /// A fresh channels-last buffer for intermediate results of a node.
     pub fn temporary(&mut self, name: &str, shape: &[usize]) -> View {
+        self.temporary_of(name, shape, Element::F32)
+    }
+
+    /// A fresh channels-last buffer with the shape and the kind of elements that `view` has.
+    fn temporary_like(&mut self, name: &str, view: &View) -> View {
+        self.temporary_of(name, &view.shape, self.plan.buffer(view.buffer).element)
+    }
+
+    fn temporary_of(&mut self, name: &str, shape: &[usize], element: Element) -> View {
         let order = channels_last_order(shape.len());
         let mut view = View::in_order(BufferId(0), shape, &order, self.target.block);
-        view.buffer =
-            self.add_buffer(name, padded_len(&view, self.target.block), BufferKind::Activation { first: 0, last: 0 });
+        let kind = BufferKind::Activation { first: 0, last: 0 };
+        view.buffer = self.add_buffer(name, padded_len(&view, self.target.block), element, kind);
         view
     }
 
     /// A fresh constant buffer, dense row-major.
     pub fn constant_buffer(&mut self, name: &str, tensor: &Tensor) -> View {
-        let id = self.add_buffer(name, tensor.len(), BufferKind::Constant(tensor.clone()));
+        let id = self.add_buffer(name, tensor.len(), Element::F32, BufferKind::Constant(tensor.clone()));
         View::row_major(id, tensor.shape())
     }
 
@@ -319,7 +337,11 @@ impl<'a> Lowering<'a> {
         }
         // A copy computes nothing: the node's operations belong to its own kernel.
         let macs = std::mem::take(&mut self.macs);
-        self.step(Copy, vec![from.clone()], vec![to.clone()]);
+        let (reads, writes) = (vec![from.clone()], vec![to.clone()]);
+        match self.plan.buffer(from.buffer).element {
+            Element::F32 => self.step(Copy, reads, writes),
+            Element::Byte => self.step(OnBytes(ByteCopy::default()), reads, writes),
+        }
         self.macs = macs;
     }
 
@@ -335,8 +357,8 @@ impl<'a> Lowering<'a> {
 
     // ---- internals ------------------------------------------------------------------------------------------
 
-    fn add_buffer(&mut self, name: &str, len_elements: usize, kind: BufferKind) -> BufferId {
-        self.plan.buffers.push(Buffer { name: name.to_string(), len_elements, kind });
+    fn add_buffer(&mut self, name: &str, len_elements: usize, element: Element, kind: BufferKind) -> BufferId {
+        self.plan.buffers.push(Buffer { name: name.to_string(), len_elements, element, kind });
         BufferId(self.plan.buffers.len() - 1)
     }
 
@@ -345,7 +367,8 @@ impl<'a> Lowering<'a> {
         let order = self.orders[value.0].clone();
         let mut view = View::in_order(BufferId(0), shape, &order, self.target.block);
         let name = self.graph.value(value).name.clone();
-        view.buffer = self.add_buffer(&name, padded_len(&view, self.target.block), kind);
+        let element = if self.bytes[value.0] { Element::Byte } else { Element::F32 };
+        view.buffer = self.add_buffer(&name, padded_len(&view, self.target.block), element, kind);
         view
     }
 
@@ -550,8 +573,9 @@ impl<'a> Lowering<'a> {
                     if let Some(seen) = node.op.view_backward(&target, facts) {
                         self.copy(&source, &seen);
                     } else {
-                        let id =
-                            self.add_buffer(&node.name, source.len(), BufferKind::Activation { first: 0, last: 0 });
+                        let element = self.plan.buffer(source.buffer).element;
+                        let kind = BufferKind::Activation { first: 0, last: 0 };
+                        let id = self.add_buffer(&node.name, source.len(), element, kind);
                         let dense = View::row_major(id, &source.shape);
                         self.copy(&source, &dense);
                         let view = node
@@ -587,6 +611,26 @@ impl<'a> Lowering<'a> {
             }
         }
     }
+}
+
+/// The values that operators on bytes give, and what is made of them by moving elements.
+fn bytes_in_memory(graph: &Graph) -> Vec<bool> {
+    let mut bytes = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let moved = || {
+            let mut inputs = node.inputs.iter().flatten().filter(|i| graph.fact(**i).constant.is_none()).peekable();
+            (node.op.is_view() || node.op.downcast::<Concat>().is_some())
+                && inputs.peek().is_some()
+                && inputs.all(|i| bytes[i.0])
+        };
+        if node.op.is_on_bytes() || moved() {
+            for output in &node.outputs {
+                let fact = graph.fact(*output);
+                bytes[output.0] = matches!(fact.dtype, DType::U8 | DType::I8) && !fact.late;
+            }
+        }
+    }
+    bytes
 }
 
 /// Elements to allocate for a fresh view: its end, rounded up so that the last vector load stays inside.

@@ -5,12 +5,13 @@ use super::step::{BufferKind, Plan};
 /// Where each buffer of a plan lies in the arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArenaPlan {
-    pub len_elements: usize,
-    /// Offset and length of each buffer, in elements.
+    /// Words of four bytes: an f32, or four bytes.
+    pub len_words: usize,
+    /// Offset and length of each buffer, in words.
     pub spans: Vec<(usize, usize)>,
 }
 
-/// Buffers start at multiples of this many elements: a 64-byte cache line.
+/// Buffers start at multiples of this many words: a 64-byte cache line.
 const ALIGNMENT: usize = 16;
 
 /// Inputs and constants live all the time; activations from their first to their last step. Largest first, each at the
@@ -26,12 +27,12 @@ pub fn plan_arena(plan: &Plan) -> ArenaPlan {
         })
         .collect();
     let mut by_size: Vec<usize> = (0..plan.buffers.len()).collect();
-    by_size.sort_by_key(|&i| (lives[i] != always, std::cmp::Reverse(plan.buffers[i].len_elements), i));
+    by_size.sort_by_key(|&i| (lives[i] != always, std::cmp::Reverse(plan.buffers[i].len_words()), i));
     let mut spans = vec![(0, 0); plan.buffers.len()];
     let mut placed: Vec<usize> = Vec::new();
-    let mut len_elements = 0;
+    let mut len_words = 0;
     for i in by_size {
-        let length = plan.buffers[i].len_elements;
+        let length = plan.buffers[i].len_words();
         let mut neighbours: Vec<(usize, usize)> = placed
             .iter()
             .filter(|&&j| lives[j].0 <= lives[i].1 && lives[i].0 <= lives[j].1)
@@ -46,26 +47,27 @@ pub fn plan_arena(plan: &Plan) -> ArenaPlan {
             offset = offset.max((start + count).next_multiple_of(ALIGNMENT));
         }
         spans[i] = (offset, length);
-        len_elements = len_elements.max(offset + length);
+        len_words = len_words.max(offset + length);
         placed.push(i);
     }
-    ArenaPlan { len_elements, spans }
+    ArenaPlan { len_words, spans }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::infer::plan::step::Buffer;
+    use crate::infer::plan::step::{Buffer, Element};
 
     fn activation(len_elements: usize, first: usize, last: usize) -> Buffer {
-        Buffer { name: String::new(), len_elements, kind: BufferKind::Activation { first, last } }
+        let kind = BufferKind::Activation { first, last };
+        Buffer { name: String::new(), len_elements, element: Element::F32, kind }
     }
 
     #[test]
     fn buffers_share_only_when_they_never_meet() {
         let buffers = vec![
-            Buffer { name: "in".into(), len_elements: 48, kind: BufferKind::Input },
-            activation(100, 0, 1),
+            Buffer { name: "in".into(), len_elements: 48, element: Element::F32, kind: BufferKind::Input },
+            Buffer { element: Element::Byte, ..activation(397, 0, 1) },
             activation(64, 1, 2),
             activation(100, 2, 3),
             activation(7, 0, 3),
@@ -83,7 +85,7 @@ mod tests {
                 assert!(!(a0 <= b1 && b0 <= a1) || ao + al <= bo || bo + bl <= ao, "{i} and {j} overlap");
             }
         }
-        assert_eq!(arena.spans[1].0, arena.spans[3].0, "dead memory is used again");
-        assert!(arena.len_elements < 48 + 100 + 64 + 100 + 7);
+        assert_eq!(arena.spans[1], (arena.spans[3].0, 100), "dead memory is used again, four bytes to a word");
+        assert!(arena.len_words < 48 + 100 + 64 + 100 + 7);
     }
 }

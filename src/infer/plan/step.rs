@@ -18,13 +18,40 @@ pub enum BufferKind {
     Constant(Tensor),
 }
 
+/// What a buffer's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// A GPU may store them as f16.
+    F32,
+    /// u8 or i8, as the kernels that share the buffer know. In plans for the CPU only.
+    Byte,
+}
+
+impl Element {
+    /// Bytes of one element, f32 where floats are meant.
+    pub const fn size_bytes(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::Byte => 1,
+        }
+    }
+}
+
 /// One allocation of a plan.
 #[derive(Clone, Debug)]
 pub struct Buffer {
     /// Name of the value it was made for.
     pub name: String,
     pub len_elements: usize,
+    pub element: Element,
     pub kind: BufferKind,
+}
+
+impl Buffer {
+    /// Its length in words of four bytes, the unit of the arena.
+    pub fn len_words(&self) -> usize {
+        (self.len_elements * self.element.size_bytes()).div_ceil(4)
+    }
 }
 
 /// One kernel with the places it reads and writes. The views in `reads` and `writes` stand in the order that the

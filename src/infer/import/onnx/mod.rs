@@ -407,8 +407,11 @@ impl<'a> Importer<'a> {
             let why = format!("uses output {k} of {} '{name}', which is not supported", node.op_type);
             self.learn(output, Known::NotProduced(why));
         }
+        let placed = Node { name: name.to_string(), op, inputs: kept, outputs: ids };
         if !folded {
-            self.graph.nodes.push(Node { name: name.to_string(), op, inputs: kept, outputs: ids });
+            self.graph.nodes.push(placed);
+        } else if node.op_type == "DequantizeLinear" {
+            self.graph.dequantised.push(placed);
         }
     }
 

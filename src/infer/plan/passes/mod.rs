@@ -5,6 +5,7 @@ mod affine;
 mod dead_code;
 mod epilogue;
 mod fold_constants;
+pub mod integers;
 mod pattern;
 mod quantise_pairs;
 
@@ -53,6 +54,22 @@ const PASSES: &[Pass] = &[
 /// Runs all passes.
 pub fn optimise(graph: &mut Graph) -> Vec<PassReport> {
     PASSES.iter().map(|pass| pass(graph)).collect()
+}
+
+/// As [`optimise`], for a plan on the CPU: quantised arithmetic stays in integers where there are operators for it.
+/// `None` where nothing would.
+pub fn optimise_for_bytes(mut graph: Graph) -> Option<(Graph, Vec<PassReport>)> {
+    if !graph.nodes.iter().any(|node| node.op.name() == "QuantizeLinear") {
+        return None;
+    }
+    let constants = integers::QuantisedConstants::of(&graph);
+    graph.dequantised.clear();
+    let mut reports = vec![fold_constants::run(&mut graph), integers::run(&mut graph, &constants)];
+    if reports[1].applied == 0 {
+        return None;
+    }
+    reports.extend(PASSES[1..].iter().map(|pass| pass(&mut graph)));
+    Some((graph, reports))
 }
 
 #[cfg(test)]
@@ -117,8 +134,7 @@ mod tests {
         /// Optimises; the result must compute what the graph as written computes.
         fn finish(mut self, outputs: &[ValueId]) -> Graph {
             self.graph.outputs = outputs.to_vec();
-            let plain =
-                Model { imported: self.graph.clone(), graph: self.graph.clone(), passes: Vec::new(), path: None };
+            let plain = Model::as_it_is(self.graph.clone());
             let optimised = Model::from_graph(self.graph);
             let input: Vec<f32> = (0..60).map(|i| (i as f32 * 0.37).sin() * 4.0).collect();
             let input = Tensor::from_f32(&[1, 3, 5, 4], input).expect("shape");

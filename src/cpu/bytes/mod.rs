@@ -1,0 +1,46 @@
+//! Fast forms of the kernels on bytes, see [`crate::infer::kernels::bytes`]. They give the twins' bytes, to the last bit
+//! (but for activations of convolutions that are approximated in vectors, where a byte may be the neighbour of a tie).
+
+mod dense;
+mod depthwise;
+mod finish;
+pub mod pointwise;
+#[cfg(test)]
+mod tests;
+pub mod window;
+
+use super::Isa;
+use crate::infer::kernel::FastKernel;
+use crate::infer::kernels::bytes::conv::ByteConv;
+use crate::infer::plan::step::Step;
+use crate::infer::plan::view::FeatureMap;
+
+/// The fast form of a convolution; `None` for groups that are neither one nor as many as channels.
+pub fn prepare_conv(kernel: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
+    if kernel.groups == 1 {
+        return Some(Box::new(dense::DenseFast::new(kernel, step, isa)?));
+    }
+    Some(Box::new(depthwise::DepthwiseFast::new(kernel, step, isa)?))
+}
+
+/// The feature maps that a step reads and writes; `None` where they are none.
+fn maps(step: &Step) -> Option<(FeatureMap, FeatureMap)> {
+    let (src, dst) = (step.reads.first()?.feature_map()?, step.writes.first()?.feature_map()?);
+    (src.batch == dst.batch).then_some((src, dst))
+}
+
+/// Pointers to bytes, handed to threads that write different elements.
+#[derive(Clone, Copy)]
+struct Bytes {
+    src: *const u8,
+    dst: *mut u8,
+}
+
+// SAFETY: the threads read what the step only reads, and write different elements.
+unsafe impl Sync for Bytes {}
+
+impl Bytes {
+    fn new(step: &Step, memory: &super::Memory) -> Bytes {
+        Bytes { src: memory.byte_pointer(&step.reads[0]), dst: memory.byte_pointer(&step.writes[0]) }
+    }
+}

@@ -1,0 +1,179 @@
+//! Bytes one by one: copies, tables, conversions, arithmetic. Plain loops over rows, which the compiler turns into vectors
+//! of whatever set they are entered with.
+
+use super::super::blocks::{Block, Blocks};
+use super::super::simd::{self, Vector, Work};
+use super::super::{Isa, Memory};
+use crate::infer::bytes::{ByteScale, Table};
+use crate::infer::kernel::{ByteKernel, FastKernel};
+use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
+use crate::infer::kernels::bytes::convert::{Dequantise, Quantise};
+use crate::infer::kernels::bytes::copy::ByteCopy;
+use crate::infer::plan::step::Step;
+use crate::infer::plan::view::View;
+
+/// What is done to each element.
+#[derive(Clone, Copy, Debug)]
+enum Job<'a> {
+    Copy,
+    LookUp(&'a Table),
+    Quantise(ByteScale),
+    Dequantise(ByteScale),
+    Arithmetic(&'a ByteArithmetic),
+}
+
+/// The kernel, which the job is taken from.
+#[derive(Clone, Debug)]
+enum Kind {
+    Copy(ByteCopy),
+    Quantise(Quantise),
+    Dequantise(Dequantise),
+    Arithmetic(ByteArithmetic),
+}
+
+#[derive(Debug)]
+struct PointwiseFast {
+    kind: Kind,
+    isa: Isa,
+    blocks: Blocks<3>,
+}
+
+/// The first read, the last read, the write.
+fn views(step: &Step) -> [&View; 3] {
+    let last = step.reads.len() - 1;
+    [&step.reads[0], &step.reads[last], &step.writes[0]]
+}
+
+fn prepare(kind: Kind, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
+    Box::new(PointwiseFast { kind, isa, blocks: Blocks::new(views(step)) })
+}
+
+/// A copy, or a table.
+pub fn prepare_copy(kernel: &ByteCopy, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
+    prepare(Kind::Copy(kernel.clone()), step, isa)
+}
+
+/// f32 to bytes.
+pub fn prepare_quantise(kernel: &Quantise, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
+    prepare(Kind::Quantise(*kernel), step, isa)
+}
+
+/// Bytes to f32.
+pub fn prepare_dequantise(kernel: &Dequantise, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
+    prepare(Kind::Dequantise(*kernel), step, isa)
+}
+
+/// Two bytes to one.
+pub fn prepare_arithmetic(kernel: &ByteArithmetic, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
+    prepare(Kind::Arithmetic(*kernel), step, isa)
+}
+
+/// Pointers to the first elements of the three views; of f32 where the job says so.
+#[derive(Clone, Copy)]
+struct Places([*mut u8; 3]);
+
+// SAFETY: the threads read what the step only reads, and write different elements.
+unsafe impl Sync for Places {}
+
+impl FastKernel for PointwiseFast {
+    fn label(&self) -> String {
+        let label = match &self.kind {
+            Kind::Copy(kernel) => kernel.label(),
+            Kind::Quantise(kernel) => kernel.label(),
+            Kind::Dequantise(kernel) => kernel.label(),
+            Kind::Arithmetic(kernel) => kernel.label(),
+        };
+        format!("{label}_{}", self.isa.name())
+    }
+
+    fn run(&self, step: &Step, memory: &Memory) {
+        let [a, b, dst] = views(step);
+        assert_eq!(Blocks::new([a, b, dst]), self.blocks, "not the step that the kernel was prepared for");
+        let job = match &self.kind {
+            Kind::Copy(ByteCopy { table: None }) => Job::Copy,
+            Kind::Copy(ByteCopy { table: Some(table) }) => Job::LookUp(table),
+            Kind::Quantise(kernel) => Job::Quantise(kernel.to),
+            Kind::Dequantise(kernel) => Job::Dequantise(kernel.from),
+            Kind::Arithmetic(kernel) => Job::Arithmetic(kernel),
+        };
+        let place = |view, is_f32: bool| if is_f32 { memory.pointer(view).cast() } else { memory.byte_pointer(view) };
+        let (from, to) = (matches!(job, Job::Quantise(_)), matches!(job, Job::Dequantise(_)));
+        let places = Places([place(a, from), place(b, from), place(dst, to)]);
+        let places = &places;
+        self.blocks.share(|block| simd::run(self.isa, Rows { job, places: *places, block }));
+    }
+}
+
+struct Rows<'a> {
+    job: Job<'a>,
+    places: Places,
+    block: Block<3>,
+}
+
+impl Work for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: positions inside the views; see `each`.
+        unsafe {
+            match self.job {
+                Job::Copy => self.each(|a: u8, _: u8| a),
+                Job::LookUp(table) => self.each(|a: u8, _: u8| table.bytes[usize::from(a)]),
+                Job::Quantise(scale) => self.each(|x: f32, _: f32| scale.byte(x)),
+                Job::Dequantise(ByteScale { signed: true, scale, zero }) => {
+                    self.each(|a: u8, _: u8| (i32::from(a as i8) - zero) as f32 * scale);
+                }
+                Job::Dequantise(ByteScale { scale, zero, .. }) => {
+                    self.each(|a: u8, _: u8| (i32::from(a) - zero) as f32 * scale);
+                }
+                // One loop per function and kind of byte: nothing is left to decide inside.
+                Job::Arithmetic(kernel) => match (kernel.function, kernel.operands.map(|scale| scale.signed)) {
+                    (ByteFunction::Add, [false, false]) => self.arithmetic::<false>(*kernel, ByteFunction::Add),
+                    (ByteFunction::Add, [true, true]) => self.arithmetic::<true>(*kernel, ByteFunction::Add),
+                    (ByteFunction::Mul, [false, false]) => self.arithmetic::<false>(*kernel, ByteFunction::Mul),
+                    (ByteFunction::Mul, [true, true]) => self.arithmetic::<true>(*kernel, ByteFunction::Mul),
+                    _ => self.each(|a: u8, b: u8| kernel.apply(a, b)),
+                },
+            }
+        }
+    }
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    unsafe fn arithmetic<const SIGNED: bool>(&self, kernel: ByteArithmetic, function: ByteFunction) {
+        let operands = kernel.operands.map(|scale| ByteScale { signed: SIGNED, ..scale });
+        let kernel = ByteArithmetic { function, operands, ..kernel };
+        // SAFETY: by contract.
+        unsafe { self.each(move |a: u8, b: u8| kernel.apply(a, b)) };
+    }
+
+    /// # Safety
+    /// The views hold elements of these types.
+    #[inline(always)]
+    unsafe fn each<A: Copy, B: Copy>(&self, one: impl Fn(A, A) -> B) {
+        let [a, b, dst] = self.places.0;
+        let inner = self.block.inner;
+        for row in 0..self.block.rows {
+            let at = self.block.row(row);
+            // SAFETY: by contract.
+            unsafe {
+                let (a, b) = (a.cast::<A>().add(at[0]), b.cast::<A>().add(at[1]));
+                let dst = dst.cast::<B>().add(at[2]);
+                match self.block.inner_strides {
+                    [1, 1, 1] => {
+                        for i in 0..inner {
+                            *dst.add(i) = one(*a.add(i), *b.add(i));
+                        }
+                    }
+                    [of_a, of_b, to] => {
+                        for i in 0..inner {
+                            *dst.add(i * to) = one(*a.add(i * of_a), *b.add(i * of_b));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

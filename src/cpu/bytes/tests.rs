@@ -1,0 +1,212 @@
+//! Every fast kernel on bytes against its twin, to the last bit, on odd shapes.
+
+use super::super::{Isa, Memory};
+use crate::infer::activation::Activation;
+use crate::infer::bytes::{ByteScale, Table};
+use crate::infer::kernel::{ByteKernel, OnBytes};
+use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
+use crate::infer::kernels::bytes::conv::ByteConv;
+use crate::infer::kernels::bytes::convert::{Dequantise, Quantise};
+use crate::infer::kernels::bytes::copy::ByteCopy;
+use crate::infer::kernels::bytes::max_pool::ByteMaxPool;
+use crate::infer::kernels::bytes::nearest::ByteNearest;
+use crate::infer::kernels::conv::Window;
+use crate::infer::kernels::resize::{Coordinates, Interpolation, Resize, Rounding};
+use crate::infer::plan::step::Step;
+use crate::infer::plan::view::{BufferId, View};
+use crate::infer::tensor::DType;
+use std::sync::Arc;
+
+const WINDOWS: [Window; 5] = [
+    Window { kernel: [1, 1], stride: [1, 1], pads: [0; 4], dilation: [1, 1] },
+    Window { kernel: [3, 3], stride: [1, 1], pads: [1; 4], dilation: [1, 1] },
+    Window { kernel: [3, 3], stride: [2, 2], pads: [1, 0, 2, 2], dilation: [1, 1] },
+    Window { kernel: [2, 5], stride: [1, 3], pads: [1, 2, 1, 3], dilation: [1, 1] },
+    Window { kernel: [3, 2], stride: [2, 1], pads: [2, 1, 2, 1], dilation: [2, 2] },
+];
+
+fn random(seed: usize, len: usize) -> Vec<u8> {
+    let mut state = (seed as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as u8
+        })
+        .collect()
+}
+
+fn scale(signed: bool, scale: f32, zero: f32) -> ByteScale {
+    ByteScale::new(if signed { DType::I8 } else { DType::U8 }, scale, zero).expect("a scale")
+}
+
+/// A feature map of the buffer with gaps around its pixels.
+fn map(buffer: usize, [n, c, h, w]: [usize; 4], before: usize, gap: usize) -> View {
+    let p = before + c + gap;
+    View { buffer: BufferId(buffer), offset: before, shape: vec![n, c, h, w], strides: vec![h * w * p, 1, w * p, p] }
+}
+
+/// Memory after a step on random bytes, by the twin or by the fast form.
+fn after(step: &Step, isa: Option<Isa>) -> Option<Vec<u32>> {
+    let views: Vec<&View> = step.reads.iter().chain(&step.writes).collect();
+    let mut len = 0;
+    let spans = views
+        .iter()
+        .map(|view| {
+            len += view.end() + 5;
+            (len - view.end() - 5, view.end() + 5)
+        })
+        .collect();
+    let mut memory = Memory::new(len, spans);
+    for (i, view) in views.iter().enumerate() {
+        let cells = memory.cells(view.buffer);
+        let bytes = random(i, 4 * cells.len());
+        for (cell, byte) in cells.iter().zip(bytes.chunks_exact(4)) {
+            // As bytes anything, as f32 a number of some size.
+            cell.set(f32::from_bits(u32::from_le_bytes([byte[0], byte[1], byte[2], 0x3f + (byte[3] & 0x81)])));
+        }
+    }
+    match isa {
+        None => {
+            let ids: Vec<BufferId> = views.iter().map(|view| view.buffer).collect();
+            let cells = memory.cells_many(&ids);
+            let (reads, writes) = cells.split_at(step.reads.len());
+            step.kernel.run_twin(step, reads, writes);
+        }
+        Some(isa) => step.kernel.fast(step, isa)?.run(step, &memory),
+    }
+    Some(
+        views.iter().flat_map(|v| memory.slice_mut(v.buffer).iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect(),
+    )
+}
+
+/// The fast form of every instruction set leaves what the twin leaves, in and around the views.
+fn check(kernel: impl ByteKernel + 'static, reads: Vec<View>, write: View) {
+    let what = format!("{} {:?} {:?}", kernel.label(), reads[0].shape, write.shape);
+    let step = Step { node: "test".into(), kernel: Arc::new(OnBytes(kernel)), reads, writes: vec![write], macs: 0 };
+    let wanted = after(&step, None);
+    for isa in Isa::available() {
+        assert!(after(&step, Some(isa)) == wanted, "{what} on {}", isa.name());
+    }
+}
+
+fn out_size(w: &Window, size: [usize; 2]) -> [usize; 2] {
+    [0, 1].map(|axis| {
+        let reach = (w.kernel[axis] - 1) * w.dilation[axis] + 1;
+        (size[axis] + w.pads[axis] + w.pads[axis + 2]).checked_sub(reach).map_or(0, |rest| rest / w.stride[axis] + 1)
+    })
+}
+
+fn conv(window: Window, [inputs, outputs, groups]: [usize; 3], signed: bool, kind: usize) -> ByteConv {
+    let len = outputs * (inputs / groups) * window.taps();
+    let weights: Vec<i16> = random(7, len).into_iter().map(|b| i16::from(b as i8)).collect();
+    let (from, to) = (scale(signed, 0.02, if signed { -3.0 } else { 117.0 }), scale(!signed, 1.3, 9.0));
+    let then = scale(signed, 0.9, 20.0);
+    let function: fn(f32) -> f32 = if kind == 2 { |x| x.clamp(0.0, 90.0) } else { |x| (x * 0.1).sin() * 50.0 };
+    ByteConv {
+        window,
+        groups,
+        weights: Arc::new(weights),
+        weight_scales: Arc::new((0..outputs).map(|o| 0.01 + o as f32 * 0.003).collect()),
+        bias: Arc::new((0..outputs).map(|o| o as f32 * 0.7 - 3.0).collect()),
+        from,
+        activation: [Activation::None, Activation::Relu][kind % 2],
+        to,
+        table: (kind >= 2).then(|| Table::new(&to.numbers().map(function), to, then)),
+    }
+}
+
+const SHAPES: [[usize; 4]; 6] = [[1, 1, 1, 1], [1, 3, 5, 4], [2, 5, 4, 7], [1, 7, 9, 3], [1, 13, 3, 5], [1, 40, 4, 4]];
+
+#[test]
+fn convolutions_give_the_twins_bytes() {
+    for (i, window) in WINDOWS.into_iter().enumerate() {
+        for (j, shape) in SHAPES.into_iter().enumerate() {
+            let [n, c, h, w] = shape;
+            let [oh, ow] = out_size(&window, [h, w]);
+            if oh * ow == 0 {
+                continue;
+            }
+            let src = map(0, shape, 2 * (j % 2), j % 2);
+            for outputs in [1, 5, 16, 23] {
+                let kernel = conv(window, [c, outputs, 1], (i + j) % 2 == 0, (i + j + outputs) % 4);
+                check(kernel, vec![src.clone()], map(1, [n, outputs, oh, ow], 1, 2));
+            }
+            let kernel = conv(window, [c, c, c], (i + j) % 2 == 1, (i + j) % 4);
+            check(kernel, vec![src], map(1, [n, c, oh, ow], 1, 2));
+        }
+    }
+}
+
+#[test]
+fn a_twin_is_a_sum_in_f64() {
+    let window = WINDOWS[1];
+    let kernel = conv(window, [3, 5, 1], false, 1);
+    let (src, dst) = (map(0, [1, 3, 4, 5], 0, 0), map(1, [1, 5, 4, 5], 0, 0));
+    let step = Step {
+        node: "test".into(),
+        kernel: Arc::new(OnBytes(kernel.clone())),
+        reads: vec![src.clone()],
+        writes: vec![dst.clone()],
+        macs: 0,
+    };
+    let memory = after(&step, None).expect("runs");
+    let bytes: Vec<u8> = memory.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let second = 4 * (src.end() + 5);
+    let mut off = 0;
+    for (o, y, x) in (0..5).flat_map(|o| (0..20).map(move |p| (o, p / 5, p % 5))) {
+        let mut sum = f64::from(kernel.bias[o]);
+        for (i, ky, kx) in (0..3).flat_map(|i| (0..9).map(move |t| (i, t / 3, t % 3))) {
+            if let Some([sy, sx]) = window.source([4, 5], [y, x], [ky, kx]) {
+                let number = f64::from(kernel.from.scale) * f64::from(i32::from(bytes[(sy * 5 + sx) * 3 + i]) - 117);
+                let w = f64::from(kernel.weights[(o * 3 + i) * 9 + ky * 3 + kx]) * f64::from(kernel.weight_scales[o]);
+                sum += number * w;
+            }
+        }
+        let wanted = ((sum.max(0.0) / f64::from(kernel.to.scale)).round_ties_even() + 9.0).clamp(-128.0, 127.0);
+        let got = f64::from(bytes[second + (y * 5 + x) * 5 + o] as i8);
+        assert!((got - wanted).abs() <= 1.0, "{got}, not {wanted}");
+        off += usize::from(got != wanted);
+    }
+    assert!(off <= 1, "{off} of 100 bytes are the other one of a tie");
+}
+
+#[test]
+fn the_others_give_the_twins_bytes() {
+    let (a, b) = (scale(false, 0.03, 100.0), scale(true, 0.05, -7.0));
+    for shape in SHAPES {
+        let [n, c, h, w] = shape;
+        let (src, dst) = (map(0, shape, 1, 2), map(1, shape, 0, 3));
+        let turned = View::row_major(BufferId(0), &[w, n, c, h]).transposed(&[1, 2, 3, 0]);
+        for src in [src.clone(), turned] {
+            for table in [None, Some(Table::new(&a.numbers().map(|x| x * x), a, b))] {
+                check(ByteCopy { table }, vec![src.clone()], dst.clone());
+            }
+            for scale in [a, b] {
+                check(Quantise { to: scale }, vec![src.clone()], dst.clone());
+                check(Dequantise { from: scale }, vec![src.clone()], dst.clone());
+            }
+        }
+        for (i, function) in [ByteFunction::Add, ByteFunction::Sub, ByteFunction::Mul].into_iter().enumerate() {
+            for operands in [[a, a], [b, b], [a, b]] {
+                let to = [a, b][i % 2];
+                let kernel = ByteArithmetic { function, operands, to, bounds: to.bounds() };
+                check(kernel, vec![map(0, shape, 1, 2), map(1, shape, 0, 0)], map(2, shape, 3, 0));
+            }
+        }
+        for window in WINDOWS {
+            let [oh, ow] = out_size(&window, [h, w]);
+            if oh * ow > 0 {
+                let pool = ByteMaxPool { window, signed: c % 2 == 0 };
+                check(pool, vec![src.clone()], map(1, [n, c, oh, ow], 0, 1));
+            }
+        }
+        let resize = Resize {
+            interpolation: Interpolation::Nearest(Rounding::Floor),
+            coordinates: Coordinates::Asymmetric,
+            scale: [2.0, 3.0],
+        };
+        check(ByteNearest { resize }, vec![src], map(1, [n, c, 2 * h, 3 * w], 2, 0));
+    }
+}
