@@ -111,7 +111,7 @@ impl Memory {
 }
 
 /// The bytes of a buffer that holds bytes.
-pub fn as_bytes<'a>(cells: &'a [Cell<f32>]) -> &'a [Cell<u8>] {
+pub fn as_bytes(cells: &[Cell<f32>]) -> &[Cell<u8>] {
     // SAFETY: an f32 is four bytes of any value, without padding, at a looser alignment; and cells may overlap cells.
     unsafe { std::slice::from_raw_parts(cells.as_ptr().cast::<Cell<u8>>(), size_of_val(cells)) }
 }

@@ -130,11 +130,11 @@ mod x86 {
             for (v, w) in w.iter_mut().enumerate() {
                 *w = _mm256_loadu_si256(weights.add(v * 16).cast());
             }
-            for r in 0..ROWS {
+            for (r, row) in sums.iter_mut().enumerate() {
                 let pair = a.rows.add(r * a.row_stride + 2 * k).cast::<i32>().read_unaligned();
                 let x = _mm256_set1_epi32(pair);
-                for v in 0..VECTORS {
-                    sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(x, w[v]));
+                for (sum, w) in row.iter_mut().zip(&w) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, *w));
                 }
             }
             weights = weights.add(2 * CHANNELS);
