@@ -5,6 +5,8 @@
 //! then. Whatever a network computes from one such value and quantises again is a table, however many nodes the file
 //! spells it with. A table goes into the convolution before it. What is not covered stays in f32, between a Quantise and a
 //! Dequantise; a pair that nothing on bytes reads is left to the next pass.
+//!
+//! A long file: what is known of values and the rewrites that rest on it make no sense apart.
 
 use super::pattern::{Edges, uniform};
 use super::{PassReport, dead_code};
