@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cpu::tune::Tuning;
 use crate::cpu::{CpuSession, Isa};
 use crate::decode::{DecodeError, DecodeOptions, Decoder, Labels, recognise};
 use crate::error::Error;
@@ -67,7 +66,7 @@ impl Model {
                 value.fact.constant = None;
             }
         }
-        let on_bytes = optimise_for_bytes(graph.clone());
+        let on_bytes = optimise_for_bytes(&graph);
         graph.dequantised.clear();
         let passes = optimise(&mut graph);
         Model { graph, on_bytes, imported, passes, path: None }
@@ -172,12 +171,6 @@ pub enum Engine {
     Gpu(Box<crate::gpu::GpuSession>),
 }
 
-fn instead_of_gpu(why: &Error) -> String {
-    let note = format!("using the CPU: {why}");
-    log::info!("{note}");
-    note
-}
-
 /// A network ready to run.
 pub struct Session {
     pub(crate) engine: Engine,
@@ -195,14 +188,7 @@ impl Session {
     /// # Errors
     /// When the network cannot be planned, or the device asked for is not there.
     pub fn new(model: &Model, options: &SessionOptions) -> Result<Session, Error> {
-        match options.backend {
-            Backend::Cpu => Session::on_cpu(Cow::Borrowed(model), options, Vec::new()),
-            Backend::Gpu => Session::on_gpu(model, options, true),
-            Backend::Auto => match Session::on_gpu(model, options, false) {
-                Ok(session) => Ok(session),
-                Err(no_gpu) => Session::on_cpu(Cow::Borrowed(model), options, vec![instead_of_gpu(&no_gpu)]),
-            },
-        }
+        Session::open(Cow::Borrowed(model), options)
     }
 
     /// As [`Session::new`] of a network that nobody needs afterwards: on the CPU its weights are let go of as they are
@@ -211,12 +197,20 @@ impl Session {
     /// # Errors
     /// As there.
     pub fn of(model: Model, options: &SessionOptions) -> Result<Session, Error> {
+        Session::open(Cow::Owned(model), options)
+    }
+
+    fn open(model: Cow<'_, Model>, options: &SessionOptions) -> Result<Session, Error> {
         match options.backend {
-            Backend::Cpu => Session::on_cpu(Cow::Owned(model), options, Vec::new()),
+            Backend::Cpu => Session::on_cpu(model, options, Vec::new()),
             Backend::Gpu => Session::on_gpu(&model, options, true),
             Backend::Auto => match Session::on_gpu(&model, options, false) {
                 Ok(session) => Ok(session),
-                Err(no_gpu) => Session::on_cpu(Cow::Owned(model), options, vec![instead_of_gpu(&no_gpu)]),
+                Err(no_gpu) => {
+                    let note = format!("using the CPU: {no_gpu}");
+                    log::info!("{note}");
+                    Session::on_cpu(model, options, vec![note])
+                }
             },
         }
     }
@@ -237,10 +231,7 @@ impl Session {
             false => CpuSession::new(plan, isa, threads)?,
         };
         if options.tune {
-            let mut tuning = Tuning::of_user();
-            cpu.tune(isa, threads, &mut tuning);
-            tuning.save();
-            notes.append(&mut tuning.notes);
+            notes.append(&mut cpu.tune(isa, threads));
         }
         Ok(Session {
             engine: Engine::Cpu(Box::new(cpu)),

@@ -34,6 +34,13 @@ pub struct Variant {
     pub workgroups: [u32; 3],
 }
 
+impl Variant {
+    /// For steps that no device runs.
+    pub fn none(stem: &'static str) -> Variant {
+        Variant { stem, source: String::new(), workgroups: [0, 1, 1] }
+    }
+}
+
 /// Builds a [`Variant`] from a file's text by replacing declarations.
 #[derive(Clone, Debug)]
 pub struct VariantBuilder {

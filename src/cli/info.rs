@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eyas::Plan;
-use eyas::cpu::tune::Tuning;
 use eyas::cpu::{CpuSession, Isa};
 use eyas::infer::graph::{Declared, Graph, ValueId};
 use eyas::infer::plan::lower::Target;
@@ -147,11 +146,9 @@ fn cpu_kernels(plan: &Plan, common: &Common) -> Result<Vec<String>, CliError> {
     let (isa, threads) = (Isa::detect(), common.session_options().threads_or_cores());
     let mut session = CpuSession::new(plan.clone(), isa, threads).map_err(eyas::Error::from)?;
     if common.tune {
-        let mut tuning = Tuning::of_user();
-        session.tune(isa, threads, &mut tuning);
-        tuning.save();
-        print_line(&format!("\nmeasure kernels: {} anew", tuning.notes.len()))?;
-        for note in &tuning.notes {
+        let measured = session.tune(isa, threads);
+        print_line(&format!("\nmeasure kernels: {} anew", measured.len()))?;
+        for note in &measured {
             print_line(&format!("    {note}"))?;
         }
     }

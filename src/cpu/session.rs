@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::team::Team;
-use super::tune::{self, Tuning};
+use super::tune::Tuning;
 use super::{Isa, Memory};
 use crate::infer::kernel::{Cells, FastKernel, Kernel};
 use crate::infer::plan::memory::plan_arena;
@@ -13,7 +13,7 @@ use crate::infer::plan::step::{BufferKind, OutputPlace, Plan, Step};
 use crate::infer::plan::transfer;
 use crate::infer::plan::view::{BufferId, View};
 use crate::infer::tensor::Tensor;
-use crate::shader::{Precision, Variant, VariantBuilder};
+use crate::shader::{Precision, Variant};
 
 /// Why a plan cannot be run on the CPU.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -50,9 +50,8 @@ impl Kernel for Spent {
         debug_assert!(false, "the weights of '{}' are gone", step.node);
     }
 
-    fn variant(&self, _: &Step, precision: Precision) -> Variant {
-        // No plan of a GPU has such a step.
-        VariantBuilder::new(self.stem, "alias S = f32;").precision(precision).build([1, 1, 1])
+    fn variant(&self, _: &Step, _: Precision) -> Variant {
+        Variant::none(self.stem)
     }
 }
 
@@ -132,16 +131,16 @@ impl CpuSession {
         Ok(CpuSession { plan: Arc::new(plan), memory, fast, team, host })
     }
 
-    /// Takes for each step the form that `tuning` knows or measures to be the fastest. The session must be new: buffers are
-    /// overwritten.
-    pub fn tune(&mut self, isa: Isa, threads: usize, tuning: &mut Tuning) {
+    /// Takes for each step the form that is the fastest by what the user's cache folder holds and by measuring, and keeps what
+    /// was measured there. Gives a line for each measurement. The session must be new: buffers are overwritten.
+    pub fn tune(&mut self, isa: Isa, threads: usize) -> Vec<String> {
+        let mut tuning = Tuning::of_user(isa, threads);
         let CpuSession { plan, memory, fast, team, .. } = self;
         let mut walk = || {
             for (step, fast) in plan.steps.iter().zip(fast.iter_mut()) {
                 let forms = step.kernel.fast_forms(step, isa);
                 if forms.len() > 1 {
-                    let key = tune::key_of(step, isa, threads);
-                    *fast = tuning.choose(key, &step.node, forms, |form| {
+                    *fast = tuning.choose(step, forms, |form| {
                         let start = Instant::now();
                         form.run(step, memory);
                         start.elapsed()
@@ -153,6 +152,8 @@ impl CpuSession {
             Some(team) => team.install(walk),
             None => walk(),
         }
+        tuning.save();
+        tuning.notes
     }
 
     pub fn plan(&self) -> &Plan {

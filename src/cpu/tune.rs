@@ -29,6 +29,8 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, Default)]
 pub struct Tuning {
     path: Option<PathBuf>,
+    /// Program, processor, instruction set and threads: what the key of each step begins with.
+    machine: String,
     known: BTreeMap<String, String>,
     is_changed: bool,
     spent: Duration,
@@ -38,14 +40,17 @@ pub struct Tuning {
 
 impl Tuning {
     /// What the user's cache folder holds.
-    pub fn of_user() -> Tuning {
-        match etcetera::base_strategy::choose_native_strategy() {
+    pub fn of_user(isa: Isa, threads: usize) -> Tuning {
+        let known = match etcetera::base_strategy::choose_native_strategy() {
             Ok(strategy) => Tuning::at(&strategy.cache_dir().join("eyas").join("tuning.json")),
             Err(why) => {
                 log::warn!("measurements cannot be kept: {why}");
                 Tuning::default()
             }
-        }
+        };
+        // Names the instruction set, too.
+        let processor = super::processor_name(isa);
+        Tuning { machine: format!("{} {processor} {threads}", env!("CARGO_PKG_VERSION")), ..known }
     }
 
     /// What a file holds; nothing if it is not there.
@@ -71,14 +76,14 @@ impl Tuning {
     /// `time` runs a form once and says how long it took. `None` only without forms.
     pub fn choose(
         &mut self,
-        key: String,
-        node: &str,
+        step: &Step,
         mut forms: Vec<Box<dyn FastKernel>>,
         time: impl Fn(&dyn FastKernel) -> Duration,
     ) -> Option<Box<dyn FastKernel>> {
         if forms.len() < 2 {
             return forms.pop();
         }
+        let (key, node) = (self.key_of(step), &step.node);
         if let Some(at) = self.known.get(&key).and_then(|known| forms.iter().position(|f| f.label() == *known)) {
             return Some(forms.swap_remove(at));
         }
@@ -111,6 +116,12 @@ impl Tuning {
         Some(forms.swap_remove(chosen))
     }
 
+    /// What decides how fast the forms of a step are, as text.
+    fn key_of(&self, step: &Step) -> String {
+        let places = |views: &[View]| views.iter().map(|v| format!("{:?}{:?}", v.shape, v.strides)).collect::<String>();
+        format!("{} {} {} {}", self.machine, step.kernel.label(), places(&step.reads), places(&step.writes))
+    }
+
     /// Keeps what was measured. What other programs measured meanwhile stays.
     pub fn save(&mut self) {
         let Some(path) = self.path.clone().filter(|_| self.is_changed) else { return };
@@ -136,24 +147,17 @@ impl Tuning {
     }
 }
 
-/// What decides how fast the forms of a step are, as text.
-pub fn key_of(step: &Step, isa: Isa, threads: usize) -> String {
-    let places = |views: &[View]| views.iter().map(|v| format!("{:?}{:?}", v.shape, v.strides)).collect::<String>();
-    format!(
-        "{} {} {} {threads} {} {} {}",
-        env!("CARGO_PKG_VERSION"),
-        super::processor_name(isa),
-        isa.name(),
-        step.kernel.label(),
-        places(&step.reads),
-        places(&step.writes)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::Memory;
+    use crate::cpu::{Memory, testing};
+    use crate::infer::plan::view::BufferId;
+
+    /// Steps differ by the length of what they read.
+    fn step(len: usize) -> Step {
+        let view = View::row_major(BufferId(0), &[len]);
+        Step { node: "node".into(), ..testing::step(vec![view.clone()], vec![view]) }
+    }
 
     #[derive(Debug)]
     struct Named(&'static str);
@@ -179,29 +183,29 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("eyas-tuning-{}", std::process::id()));
         let path = folder.join("deep").join("tuning.json");
         let mut tuning = Tuning::at(&path);
-        let chosen = tuning.choose("a".into(), "node", forms(), time).expect("a form");
+        let chosen = tuning.choose(&step(1), forms(), time).expect("a form");
         assert_eq!(chosen.label(), "fast");
         assert!(tuning.notes[0].contains("'node' runs fast: slow "), "{:?}", tuning.notes);
         tuning.save();
 
         let mut again = Tuning::at(&path);
         let measured = |_: &dyn FastKernel| -> Duration { panic!("measured again") };
-        assert_eq!(again.choose("a".into(), "node", forms(), measured).expect("a form").label(), "fast");
+        assert_eq!(again.choose(&step(1), forms(), measured).expect("a form").label(), "fast");
         // A form that is no longer there.
         let others = || vec![forms().remove(0), forms().remove(0)];
-        assert_eq!(again.choose("a".into(), "node", others(), time).expect("a form").label(), "slow");
-        assert_eq!(again.choose("b".into(), "node", vec![], time).map(|f| f.label()), None);
+        assert_eq!(again.choose(&step(1), others(), time).expect("a form").label(), "slow");
+        assert_eq!(again.choose(&step(2), vec![], time).map(|f| f.label()), None);
 
         std::fs::write(&path, "{ broken").expect("writes");
         let mut broken = Tuning::at(&path);
         assert!(broken.known.is_empty());
-        broken.choose("c".into(), "node", forms(), time);
+        broken.choose(&step(3), forms(), time);
         broken.save();
         assert_eq!(Tuning::at(&path).known.len(), 1);
         std::fs::remove_dir_all(&folder).expect("removes");
         // A folder that cannot be made.
         let mut nowhere = Tuning::at(Path::new("/dev/null/eyas/tuning.json"));
-        nowhere.choose("d".into(), "node", forms(), time);
+        nowhere.choose(&step(4), forms(), time);
         nowhere.save();
     }
 
@@ -210,7 +214,7 @@ mod tests {
         let choose = |second_us: u64| {
             let time =
                 |form: &dyn FastKernel| Duration::from_micros(if form.label() == "slow" { 4000 } else { second_us });
-            Tuning::default().choose("e".into(), "node", forms(), time).expect("a form").label()
+            Tuning::default().choose(&step(5), forms(), time).expect("a form").label()
         };
         assert_eq!((choose(3900), choose(3800)), ("slow".to_string(), "fast".to_string()));
     }
@@ -219,7 +223,7 @@ mod tests {
     fn measuring_ends() {
         let mut tuning = Tuning { spent: BUDGET, ..Tuning::default() };
         let measured = |_: &dyn FastKernel| -> Duration { panic!("measured") };
-        assert_eq!(tuning.choose("f".into(), "node", forms(), measured).expect("a form").label(), "slow");
+        assert_eq!(tuning.choose(&step(6), forms(), measured).expect("a form").label(), "slow");
         assert!(tuning.notes[0].contains("was not measured"));
     }
 }

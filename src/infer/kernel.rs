@@ -111,9 +111,8 @@ impl<K: ByteKernel> Kernel for OnBytes<K> {
         self.0.run_twin(step, reads, writes);
     }
 
-    /// Empty: no plan for a GPU has such a step.
-    fn variant(&self, _step: &Step, precision: Precision) -> Variant {
-        crate::shader::VariantBuilder::new("bytes", "").precision(precision).build([0, 1, 1])
+    fn variant(&self, _step: &Step, _precision: Precision) -> Variant {
+        Variant::none(self.stem())
     }
 
     fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {

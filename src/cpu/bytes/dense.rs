@@ -9,7 +9,7 @@ use super::super::simd::pairs::{self, CHANNELS, PairArguments, PairKernel, ROWS}
 use super::super::simd::{self, Vector, Work};
 use super::super::{Isa, Memory, threads};
 use super::finish::{FinishRows, Finisher};
-use super::{Bytes, maps};
+use super::{Bytes, label_of, maps, start_of};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::conv::Window;
@@ -57,7 +57,6 @@ impl DenseFast {
         let depth = inputs.next_multiple_of(2);
         let panels = dst.channels.div_ceil(CHANNELS);
         let mut weights = vec![0i16; panels * depth * CHANNELS];
-        let mut start = vec![0i32; panels * CHANNELS];
         for (o, filter) in conv.weights.chunks_exact(inputs).enumerate() {
             let panel = &mut weights[o / CHANNELS * depth * CHANNELS..];
             for tap in 0..taps {
@@ -66,10 +65,9 @@ impl DenseFast {
                     panel[(k / 2 * CHANNELS + o % CHANNELS) * 2 + k % 2] = filter[c * taps + tap];
                 }
             }
-            start[o] = -conv.from.zero * filter.iter().map(|&w| i32::from(w)).sum::<i32>();
         }
         Some(DenseFast {
-            label: format!("{}_{}", crate::infer::kernel::ByteKernel::label(conv), isa.name()),
+            label: label_of(conv, isa),
             isa,
             kernels: pairs::kernels(isa),
             window: conv.window,
@@ -80,7 +78,7 @@ impl DenseFast {
             depth,
             block: (BLOCK_BYTES / (2 * depth * ROWS) * ROWS).clamp(ROWS, BLOCK_ROWS),
             weights,
-            start,
+            start: start_of(conv),
             finisher: Finisher::new(conv.requantise()),
             macs: (dst.batch * dst.height * dst.width * dst.channels * inputs) as u64,
         })

@@ -5,7 +5,7 @@ use super::super::simd::pairs::{self, CHANNELS, TapArguments, TapKernel, slot};
 use super::super::simd::{self, Vector, Work};
 use super::super::{Isa, Memory, threads};
 use super::finish::Finisher;
-use super::{Bytes, maps};
+use super::{Bytes, label_of, maps, start_of};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::conv::Window;
@@ -44,16 +44,14 @@ impl DepthwiseFast {
         }
         let (pairs, panels) = (taps.div_ceil(2), channels.div_ceil(CHANNELS));
         let mut weights = vec![0i16; panels * pairs * 2 * CHANNELS];
-        let mut start = vec![0i32; panels * CHANNELS];
         for (c, filter) in conv.weights.chunks_exact(taps).enumerate() {
             for (tap, &w) in filter.iter().enumerate() {
                 let pair = c / CHANNELS * pairs + tap / 2;
                 weights[(pair * CHANNELS + slot(c % CHANNELS)) * 2 + tap % 2] = w;
             }
-            start[c] = -conv.from.zero * filter.iter().map(|&w| i32::from(w)).sum::<i32>();
         }
         Some(DepthwiseFast {
-            label: format!("{}_{}", crate::infer::kernel::ByteKernel::label(conv), isa.name()),
+            label: label_of(conv, isa),
             isa,
             kernel: pairs::tap_kernel(isa),
             window: conv.window,
@@ -62,7 +60,7 @@ impl DepthwiseFast {
             signed: conv.from.signed,
             pairs,
             weights,
-            start,
+            start: start_of(conv),
             zeros: vec![conv.from.zero as u8; panels * CHANNELS],
             finisher: Finisher::new(conv.requantise()),
             macs: (dst.batch * dst.height * dst.width * channels * taps) as u64,

@@ -10,7 +10,8 @@ mod tests;
 pub mod window;
 
 use super::Isa;
-use crate::infer::kernel::FastKernel;
+use super::simd::pairs::CHANNELS;
+use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
@@ -21,6 +22,20 @@ pub fn prepare_conv(kernel: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn 
         return Some(Box::new(dense::DenseFast::new(kernel, step, isa)?));
     }
     Some(Box::new(depthwise::DepthwiseFast::new(kernel, step, isa)?))
+}
+
+fn label_of(conv: &ByteConv, isa: Isa) -> String {
+    format!("{}_{}", conv.label(), isa.name())
+}
+
+/// What the sums of each output channel start with: less what the zero point of the inputs adds. Padded to whole panels.
+fn start_of(conv: &ByteConv) -> Vec<i32> {
+    let channels = conv.bias.len();
+    let per_channel = (conv.weights.len() / channels.max(1)).max(1);
+    let sum = |filter: &[i16]| filter.iter().map(|&w| i32::from(w)).sum::<i32>();
+    let mut start: Vec<i32> = conv.weights.chunks_exact(per_channel).map(|f| -conv.from.zero * sum(f)).collect();
+    start.resize(channels.next_multiple_of(CHANNELS), 0);
+    start
 }
 
 /// The feature maps that a step reads and writes; `None` where they are none.

@@ -17,8 +17,7 @@ pub fn fit(signature: &Signature<'_>) -> Result<Fitted, String> {
     };
     let channels = anchors_cells.len() * (coords + 1 + head.classes);
     let (output, [rows, cols]) = darknet::map_of(signature, head, channels)?;
-    let numbers = Numbers::Coords { coords: *coords };
-    let map = map(signature, output, [rows, cols], anchors_cells, numbers, *softmax);
+    let map = map(signature, output, [rows, cols], anchors_cells, *coords, *softmax);
     let suppression = darknet::suppression(&signature.graph.darknet_heads);
     let input_px = [signature.width, signature.height];
     let head = YoloAnchors { classes: head.classes, maps: vec![map], input_px, suppression };
@@ -31,7 +30,7 @@ pub fn map(
     output: usize,
     [rows, cols]: [usize; 2],
     anchors_cells: &[[f32; 2]],
-    numbers: Numbers,
+    coords: usize,
     softmax: bool,
 ) -> AnchorMap {
     let cell_px = [signature.width as f32 / cols as f32, signature.height as f32 / rows as f32];
@@ -40,7 +39,7 @@ pub fn map(
         cols,
         rows,
         anchors_px: anchors_cells.iter().map(|a| [a[0] * cell_px[0], a[1] * cell_px[1]]).collect(),
-        numbers,
+        numbers: Numbers::Coords { coords },
         scale_x_y: 1.0,
         activated: false,
         softmax,

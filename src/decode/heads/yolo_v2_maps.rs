@@ -6,7 +6,7 @@
 //! Faster, Stronger", arXiv 1612.08242.
 
 use super::region;
-use super::yolo_anchors::{Numbers, YoloAnchors};
+use super::yolo_anchors::YoloAnchors;
 use crate::convert::ChannelOrder;
 use crate::decode::head::{Fitted, Signature, Suppression};
 use crate::decode::labels::Labels;
@@ -52,8 +52,7 @@ fn fit(
     }
     let classes = channels / 5 - 5;
     signature.check_classes(classes)?;
-    let numbers = Numbers::Coords { coords: 4 };
-    let map = region::map(signature, 0, [rows, cols], &anchors_of(classes), numbers, true);
+    let map = region::map(signature, 0, [rows, cols], &anchors_of(classes), 4, true);
     let input_px = [signature.width, signature.height];
     Ok(Fitted {
         head: Box::new(YoloAnchors { classes, maps: vec![map], input_px, suppression: Suppression::Iou }),

@@ -8,7 +8,7 @@ use crate::infer::ops::dense;
 use crate::infer::plan::evaluate::evaluate;
 use crate::infer::plan::step::Step;
 use crate::infer::tensor::{DType, Tensor};
-use crate::shader::{Precision, Variant, VariantBuilder};
+use crate::shader::{Precision, Variant};
 
 /// Where an input of the operator comes from.
 #[derive(Clone, Debug)]
@@ -110,8 +110,8 @@ impl Kernel for Host {
     /// Does nothing: [`Host::run`] needs the host tensors too.
     fn run_twin(&self, _step: &Step, _reads: &[Cells<'_>], _writes: &[Cells<'_>]) {}
 
-    fn variant(&self, _step: &Step, precision: Precision) -> Variant {
-        VariantBuilder::new("host", "").precision(precision).build([1, 1, 1])
+    fn variant(&self, _step: &Step, _precision: Precision) -> Variant {
+        Variant::none(self.stem())
     }
 
     fn host(&self) -> Option<&Host> {
@@ -152,8 +152,8 @@ impl Kernel for Crossing {
     /// Does nothing: where memory and host tensors are one, nothing crosses.
     fn run_twin(&self, _step: &Step, _reads: &[Cells<'_>], _writes: &[Cells<'_>]) {}
 
-    fn variant(&self, _step: &Step, precision: Precision) -> Variant {
-        VariantBuilder::new(self.stem(), "").precision(precision).build([0, 1, 1])
+    fn variant(&self, _step: &Step, _precision: Precision) -> Variant {
+        Variant::none(self.stem())
     }
 
     fn place(&self) -> Place {

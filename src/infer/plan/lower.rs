@@ -7,6 +7,8 @@
 //!    there directly;
 //! 3. forward, *lowering*: view operators become arithmetic on [`View`]s, Concat copies only what could not be placed,
 //!    all others append steps.
+//!
+//! A long file: the walks share the state of [`Lowering`], and operators see all of it.
 
 use super::hops;
 use super::host_steps::held_values;

@@ -1,9 +1,9 @@
 //! From f32 to bytes and back: QuantizeLinear and DequantizeLinear with one scale.
 
+use super::each;
 use crate::cpu::memory::as_bytes;
 use crate::infer::bytes::ByteScale;
 use crate::infer::kernel::{ByteKernel, Cells, FastKernel};
-use crate::infer::kernels::walk::Walk;
 use crate::infer::plan::step::Step;
 
 /// dst = round(src / scale) + zero, saturated. Reads `[src]` of f32, writes `[dst]` of bytes; equal shapes, any strides.
@@ -16,13 +16,6 @@ pub struct Quantise {
 #[derive(Clone, Copy, Debug)]
 pub struct Dequantise {
     pub from: ByteScale,
-}
-
-/// Calls `one` with the positions of each element in both views.
-fn each(step: &Step, one: impl Fn(usize, usize)) {
-    let walk = Walk::new(&[&step.reads[0], &step.writes[0]]);
-    let (from, to) = (walk.strides[0][0], walk.strides[1][0]);
-    walk.rows(|at| (0..walk.extents[0]).for_each(|i| one(at[0] + i * from, at[1] + i * to)));
 }
 
 impl ByteKernel for Quantise {

@@ -1,9 +1,9 @@
 //! Copies bytes, or looks each up in a table.
 
+use super::each;
 use crate::cpu::memory::as_bytes;
 use crate::infer::bytes::Table;
 use crate::infer::kernel::{ByteKernel, Cells, FastKernel};
-use crate::infer::kernels::walk::Walk;
 use crate::infer::plan::step::Step;
 
 /// dst = table[src], or src without a table. Reads `[src]`, writes `[dst]`; equal shapes, any strides.
@@ -19,13 +19,9 @@ impl ByteKernel for ByteCopy {
 
     fn run_twin(&self, step: &Step, reads: &[Cells<'_>], writes: &[Cells<'_>]) {
         let (src, dst) = (as_bytes(reads[0]), as_bytes(writes[0]));
-        let walk = Walk::new(&[&step.reads[0], &step.writes[0]]);
-        let (from, to) = (walk.strides[0][0], walk.strides[1][0]);
-        walk.rows(|at| {
-            for i in 0..walk.extents[0] {
-                let byte = src[at[0] + i * from].get();
-                dst[at[1] + i * to].set(self.table.as_ref().map_or(byte, |t| t.bytes[usize::from(byte)]));
-            }
+        each(step, |from, to| {
+            let byte = src[from].get();
+            dst[to].set(self.table.as_ref().map_or(byte, |t| t.bytes[usize::from(byte)]));
         });
     }
 

@@ -58,11 +58,12 @@ pub fn optimise(graph: &mut Graph) -> Vec<PassReport> {
 
 /// As [`optimise`], for a plan on the CPU: quantised arithmetic stays in integers where there are operators for it.
 /// `None` where nothing would.
-pub fn optimise_for_bytes(mut graph: Graph) -> Option<(Graph, Vec<PassReport>)> {
+pub fn optimise_for_bytes(graph: &Graph) -> Option<(Graph, Vec<PassReport>)> {
     if !graph.nodes.iter().any(|node| node.op.name() == "QuantizeLinear") {
         return None;
     }
-    let constants = integers::QuantisedConstants::of(&graph);
+    let constants = integers::QuantisedConstants::of(graph);
+    let mut graph = graph.clone();
     graph.dequantised.clear();
     let mut reports = vec![fold_constants::run(&mut graph), integers::run(&mut graph, &constants)];
     if reports[1].applied == 0 {
