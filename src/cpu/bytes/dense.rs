@@ -18,7 +18,7 @@ use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
 /// Gathered rows of a block; they should stay in the second-level cache beside the weights of a panel.
-const BLOCK_BYTES: usize = 96 << 10;
+const BLOCK_BYTES: usize = 40 << 10;
 /// Most pixels of a block.
 const BLOCK_ROWS: usize = 8 * ROWS;
 
@@ -36,6 +36,8 @@ pub struct DenseFast {
     zero: i16,
     /// Elements of a gathered row: an even number.
     depth: usize,
+    /// The pixels of src side by side are the rows of all blocks.
+    in_a_piece: bool,
     /// Pixels of a block, a multiple of [`ROWS`].
     block: usize,
     /// `[panel][pair][CHANNELS][2]`
@@ -76,6 +78,7 @@ impl DenseFast {
             signed: conv.from.signed,
             zero: conv.from.zero as i16,
             depth,
+            in_a_piece: conv.window.is_pointwise() && src.is_dense() && depth == src.channels,
             block: (BLOCK_BYTES / (2 * depth * ROWS) * ROWS).clamp(ROWS, BLOCK_ROWS),
             weights,
             start: start_of(conv),
@@ -102,9 +105,9 @@ impl Work for Gather<'_> {
         // SAFETY: the maps are those that `new` saw.
         unsafe {
             if self.conv.signed {
-                self.all(|byte| i16::from(byte as i8));
+                self.all::<V, true>();
             } else {
-                self.all(i16::from);
+                self.all::<V, false>();
             }
         }
     }
@@ -112,16 +115,34 @@ impl Work for Gather<'_> {
 
 impl Gather<'_> {
     #[inline(always)]
-    unsafe fn all(self, widened: impl Fn(u8) -> i16 + Copy) {
+    unsafe fn all<V: Vector, const SIGNED: bool>(self) {
         let Gather { conv, bytes, pixels, rows, dst } = self;
         let (window, map) = (&conv.window, &conv.src);
         let [kernel_y, kernel_x] = window.kernel;
         let (area, channels) = (conv.dst.height * conv.dst.width, map.channels);
-        for ((row, place), pixel) in rows.chunks_exact_mut(conv.depth).zip(dst).zip(pixels) {
-            let (n, y, x) = (pixel / area, pixel % area / conv.dst.width, pixel % conv.dst.width);
+        let first = pixels.start;
+        if conv.in_a_piece {
+            // Pixels side by side, each with a window of its own.
+            let from = bytes.src.wrapping_add(first * channels);
+            // SAFETY: the pixels are inside src.
+            unsafe { widen::<V, SIGNED>(from, &mut rows[..pixels.len() * channels]) };
+        }
+        let (mut n, mut y, mut x) = (first / area, first % area / conv.dst.width, first % conv.dst.width);
+        for (row, place) in rows.chunks_exact_mut(conv.depth).zip(dst).take(pixels.len()) {
+            if x == conv.dst.width {
+                (x, y) = (0, y + 1);
+            }
+            if y == conv.dst.height {
+                (y, n) = (0, n + 1);
+            }
             *place = bytes.dst.wrapping_add(distance(&conv.dst, n, y, x));
+            if conv.in_a_piece {
+                x += 1;
+                continue;
+            }
             let top = (y * window.stride[0]).wrapping_sub(window.pads[0]);
             let left = (x * window.stride[1]).wrapping_sub(window.pads[1]);
+            x += 1;
             // Neighbouring taps are neighbours in memory.
             let whole = window.dilation[1] == 1
                 && map.pixel_stride == channels
@@ -136,10 +157,7 @@ impl Gather<'_> {
                     if sy < map.height && sx < map.width {
                         let from = bytes.src.wrapping_add(distance(map, n, sy, sx));
                         // SAFETY: the pixel, and those beside it, are inside src.
-                        let seen = unsafe { std::slice::from_raw_parts(from, run) };
-                        for (out, &byte) in out.iter_mut().zip(seen) {
-                            *out = widened(byte);
-                        }
+                        unsafe { widen::<V, SIGNED>(from, out) };
                     } else {
                         out.fill(conv.zero);
                     }
@@ -149,17 +167,45 @@ impl Gather<'_> {
     }
 }
 
+/// Widens as many bytes as `to` holds.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn widen<V: Vector, const SIGNED: bool>(from: *const u8, to: &mut [i16]) {
+    let (count, to) = (to.len(), to.as_mut_ptr());
+    // SAFETY: eights inside; the last one may begin inside the one before.
+    unsafe {
+        if count < 8 {
+            for at in 0..count {
+                let byte = *from.add(at);
+                *to.add(at) = if SIGNED { i16::from(byte as i8) } else { i16::from(byte) };
+            }
+            return;
+        }
+        let mut at = 0;
+        while at + 8 <= count {
+            V::widen::<SIGNED>(from.add(at), to.add(at));
+            at += 8;
+        }
+        if at < count {
+            V::widen::<SIGNED>(from.add(count - 8), to.add(count - 8));
+        }
+    }
+}
+
 impl DenseFast {
     /// Some panels for some pixels.
     fn pixels(&self, bytes: Bytes, pixels: Range<usize>, panels: Range<usize>) {
-        let mut rows = vec![0i16; self.block.min(pixels.len().next_multiple_of(ROWS)) * self.depth];
+        let block = self.block.min(pixels.len().next_multiple_of(ROWS));
+        let mut rows = vec![0i16; block * self.depth];
         let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
-        let mut sums = [0i32; ROWS * CHANNELS];
+        let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
         let mut first = pixels.start;
         while first < pixels.end {
-            let count = self.block.min(pixels.end - first);
-            let block = first..first + count;
-            simd::run(self.isa, Gather { conv: self, bytes, pixels: block, rows: &mut rows, dst: &mut dst });
+            let count = block.min(pixels.end - first);
+            let (these, dst) = (first..first + count, &mut dst[..count]);
+            simd::run(self.isa, Gather { conv: self, bytes, pixels: these, rows: &mut rows, dst });
             for panel in panels.clone() {
                 let first_channel = panel * CHANNELS;
                 let channels = CHANNELS.min(self.dst.channels - first_channel);
@@ -171,15 +217,14 @@ impl DenseFast {
                         pairs: self.depth / 2,
                         weights: self.weights[panel * self.depth * CHANNELS..].as_ptr(),
                         start: self.start[first_channel..].as_ptr(),
-                        sums: sums.as_mut_ptr(),
+                        sums: sums[row * CHANNELS..].as_mut_ptr(),
                     };
                     // SAFETY: `simd::run` has found the instruction set; the block has whole tiles, rows that no pixel
                     // is left for hold what was there before.
                     unsafe { kernel(&arguments) };
-                    let dst = &dst[row..count.min(row + ROWS)];
-                    let finisher = &self.finisher;
-                    simd::run(self.isa, FinishRows { finisher, sums: sums.as_ptr(), first_channel, channels, dst });
                 }
+                let finisher = &self.finisher;
+                simd::run(self.isa, FinishRows { finisher, sums: &sums, first_channel, channels, dst });
             }
             first += count;
         }
@@ -202,7 +247,8 @@ impl FastKernel for DenseFast {
         let groups = if chunks >= 2 * threads { 1 } else { threads.div_ceil(chunks).min(panels) };
         threads::share(threads, chunks * groups, |task| {
             let pixels = threads::part(pixels, chunks, task / groups);
-            self.pixels(bytes, pixels, threads::part(panels, groups, task % groups));
+            let panels = threads::part(panels, groups, task % groups);
+            self.pixels(bytes, pixels, panels);
         });
     }
 }

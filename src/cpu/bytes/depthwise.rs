@@ -1,4 +1,4 @@
-//! Depthwise convolution of bytes: sixteen channels of a pixel at a time, taps in pairs.
+//! Depthwise convolution of bytes: sixteen channels of some pixels of a row at a time, taps in pairs.
 
 use super::super::conv::distance;
 use super::super::simd::pairs::{self, CHANNELS, TapArguments, TapKernel, slot};
@@ -12,6 +12,9 @@ use crate::infer::kernels::conv::Window;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
+
+/// Most pixels that a panel is passed over at once.
+const PIXELS: usize = 16;
 
 /// A depthwise convolution with packed weights.
 #[derive(Debug)]
@@ -28,8 +31,12 @@ pub struct DepthwiseFast {
     weights: Vec<i16>,
     /// What sums start with, padded to whole panels.
     start: Vec<i32>,
-    /// What taps in the padding see: the zero point, for whole panels.
+    /// What taps in the padding see: the zero point, for a line of pixels and whole panels behind it.
     zeros: Vec<u8>,
+    /// The columns of the output whose taps are all inside.
+    inside: Range<usize>,
+    /// The step writes another buffer than it reads.
+    apart: bool,
     finisher: Finisher,
     macs: u64,
 }
@@ -61,11 +68,21 @@ impl DepthwiseFast {
             pairs,
             weights,
             start: start_of(conv),
-            zeros: vec![conv.from.zero as u8; panels * CHANNELS],
+            zeros: vec![conv.from.zero as u8; src.width * src.pixel_stride + panels * CHANNELS],
+            inside: inside(&conv.window, src.width, dst.width),
+            apart: step.reads[0].buffer != step.writes[0].buffer,
             finisher: Finisher::new(conv.requantise()),
             macs: (dst.batch * dst.height * dst.width * channels * taps) as u64,
         })
     }
+}
+
+/// The columns of the output whose taps are all inside a source of some width.
+fn inside(window: &Window, src_width: usize, dst_width: usize) -> Range<usize> {
+    let (stride, pad) = (window.stride[1], window.pads[1]);
+    let reach = (window.kernel[1] - 1) * window.dilation[1] + 1;
+    let end = (src_width + pad).checked_sub(reach).map_or(0, |rest| rest / stride + 1).min(dst_width);
+    pad.div_ceil(stride).min(end)..end
 }
 
 /// Some output rows, counted through the batch.
@@ -83,52 +100,90 @@ impl Work for Rows<'_> {
         let Rows { conv, bytes, rows } = self;
         let (window, map, channels) = (&conv.window, &conv.src, conv.dst.channels);
         let [kernel_y, kernel_x] = window.kernel;
+        let mut lines = vec![conv.zeros.as_ptr(); kernel_y];
         let mut taps = vec![conv.zeros.as_ptr(); 2 * conv.pairs];
         // The last channels of all taps, where a vector of them would reach beyond the map.
         let mut ends = vec![[0u8; CHANNELS]; 2 * conv.pairs];
         let ends_at: Vec<*mut u8> = ends.iter_mut().map(|end| end.as_mut_ptr()).collect();
-        let mut sums = [0i32; CHANNELS];
+        let mut sums = [0i32; PIXELS * CHANNELS];
+        let mut places = [std::ptr::null_mut(); PIXELS];
         for row in rows {
             let (n, y) = (row / conv.dst.height, row % conv.dst.height);
-            for x in 0..conv.dst.width {
-                for ky in 0..kernel_y {
-                    let sy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pads[0]);
+            for (ky, line) in lines.iter_mut().enumerate() {
+                let sy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pads[0]);
+                let seen = sy < map.height;
+                *line = if seen { bytes.src.wrapping_add(distance(map, n, sy, 0)) } else { conv.zeros.as_ptr() };
+            }
+            let mut x = 0;
+            while x < conv.dst.width {
+                let inside = conv.inside.contains(&x);
+                let pixels = if inside { PIXELS.min(conv.inside.end - x) } else { 1 };
+                for (ky, &line) in lines.iter().enumerate() {
                     for kx in 0..kernel_x {
                         let sx = (x * window.stride[1] + kx * window.dilation[1]).wrapping_sub(window.pads[1]);
-                        let seen = sy < map.height && sx < map.width;
+                        let seen = sx < map.width;
                         taps[ky * kernel_x + kx] =
-                            if seen { bytes.src.wrapping_add(distance(map, n, sy, sx)) } else { conv.zeros.as_ptr() };
+                            if seen { line.wrapping_add(sx * map.pixel_stride) } else { conv.zeros.as_ptr() };
                     }
                 }
-                let dst = bytes.dst.wrapping_add(distance(&conv.dst, n, y, x));
+                for (p, place) in places[..pixels].iter_mut().enumerate() {
+                    *place = bytes.dst.wrapping_add(distance(&conv.dst, n, y, x + p));
+                }
                 for panel in 0..conv.start.len() / CHANNELS {
                     let channel = panel * CHANNELS;
                     let count = CHANNELS.min(channels - channel);
-                    let mut arguments = TapArguments {
+                    let arguments = TapArguments {
                         taps: taps.as_ptr(),
                         pairs: conv.pairs,
+                        pixels,
+                        step: window.stride[1] * map.pixel_stride,
                         channel,
                         signed: conv.signed,
                         weights: conv.weights[panel * conv.pairs * 2 * CHANNELS..].as_ptr(),
                         start: conv.start[channel..].as_ptr(),
                         sums: sums.as_mut_ptr(),
                     };
-                    if count < CHANNELS {
-                        for (&end, tap) in ends_at.iter().zip(&taps) {
-                            // SAFETY: the last `count` channels of a pixel.
-                            unsafe { std::ptr::copy_nonoverlapping(tap.add(channel), end, count) };
-                        }
-                        arguments.taps = ends_at.as_ptr().cast();
-                        arguments.channel = 0;
-                    }
-                    // SAFETY: the instruction set is the one that this was entered with; the taps are inside src.
+                    // SAFETY: the instruction set is the one that this was entered with; the taps of all pixels are
+                    // inside src or the line of zeros, and so is what is read behind the last channels.
                     unsafe {
-                        (conv.kernel)(&arguments);
-                        conv.finisher.panel::<V>(sums.as_ptr(), channel, count, dst.add(channel));
+                        if count == CHANNELS || conv.readable(bytes, &arguments, &taps) {
+                            (conv.kernel)(&arguments);
+                        } else {
+                            for p in 0..pixels {
+                                for (&end, tap) in ends_at.iter().zip(&taps) {
+                                    std::ptr::copy_nonoverlapping(tap.add(channel + p * arguments.step), end, count);
+                                }
+                                (conv.kernel)(&TapArguments {
+                                    taps: ends_at.as_ptr().cast(),
+                                    pixels: 1,
+                                    channel: 0,
+                                    sums: sums[p * CHANNELS..].as_mut_ptr(),
+                                    ..arguments
+                                });
+                            }
+                        }
+                        conv.finisher.rows::<V>(sums.as_ptr(), channel, count, &places[..pixels]);
                     }
                 }
+                x += pixels;
             }
         }
+    }
+}
+
+impl DepthwiseFast {
+    /// True where whole vectors can be read of all taps of all pixels.
+    #[inline(always)]
+    fn readable(&self, bytes: Bytes, arguments: &TapArguments, taps: &[*const u8]) -> bool {
+        let map = &self.src;
+        let last =
+            distance(map, map.batch.saturating_sub(1), map.height.saturating_sub(1), map.width.saturating_sub(1));
+        let end = bytes.src.wrapping_add(last + map.channels);
+        let reach = arguments.channel + (arguments.pixels - 1) * arguments.step + CHANNELS;
+        let zeros = self.zeros.as_ptr_range();
+        // What lies between the channels of one pixel and of the next may be written by another thread, if it is a
+        // part of what this step writes.
+        self.apart && taps.iter().all(|tap| zeros.contains(tap) || tap.wrapping_add(reach) <= end)
     }
 }
 

@@ -1,10 +1,8 @@
-//! From sums to bytes, sixteen channels at a time. Loops over arrays of sixteen, which the compiler turns into vectors of
-//! whatever set this is entered with.
+//! From sums to bytes, a vector of channels at a time.
 
 use super::super::simd::pairs::CHANNELS;
 use super::super::simd::tile::{Epilogue, Finish};
-use super::super::simd::{Vector, Work};
-use crate::infer::bytes::{clamped, nearest};
+use super::super::simd::{SHIFT, Vector, Work};
 use crate::infer::kernels::bytes::conv::{After, Requantise};
 use crate::infer::kernels::conv::Residual;
 
@@ -12,6 +10,13 @@ use crate::infer::kernels::conv::Residual;
 #[derive(Debug)]
 pub struct Finisher {
     requantise: Requantise,
+}
+
+/// x in [lo, hi]; what is not a number becomes `lo`.
+#[inline(always)]
+unsafe fn clamped<V: Vector>(x: V, [lo, hi]: [V; 2]) -> V {
+    // SAFETY: by contract.
+    unsafe { x.max(lo).min(hi) }
 }
 
 impl Finisher {
@@ -22,63 +27,125 @@ impl Finisher {
         Finisher { requantise }
     }
 
-    /// Writes the bytes of `count` channels from `first` on, a multiple of [`CHANNELS`], at `dst`.
+    /// Writes the bytes of `count` channels from `first` on, a multiple of [`CHANNELS`]: of sums `[row][CHANNELS]`, to
+    /// one pointer per row, which is moved by `first`.
     ///
     /// # Safety
-    /// Sums of a whole panel can be read, `count ≤ CHANNELS` bytes written.
+    /// Sums of whole panels can be read, `count ≤ CHANNELS` bytes written for each row.
     #[inline(always)]
-    pub unsafe fn panel<V: Vector>(&self, sums: *const i32, first: usize, count: usize, dst: *mut u8) {
+    pub unsafe fn rows<V: Vector>(&self, sums: *const i32, first: usize, count: usize, dst: &[*mut u8]) {
+        let q = &self.requantise;
+        // SAFETY: as this.
+        unsafe {
+            let shift = V::splat(SHIFT);
+            // Rounded, then moved by the zero point: a tie is decided before.
+            let placed = |zero: i32| {
+                let back = V::splat(SHIFT - zero as f32);
+                move |t: V| t.add(shift).sub(back)
+            };
+            match &q.after {
+                After::Nothing => self.bytes(sums, first, count, dst, placed(q.to.zero), None),
+                After::Table(table) => self.bytes(sums, first, count, dst, placed(q.to.zero), Some(table)),
+                After::Rescale(rescale) => {
+                    let (bounds, ratio) = (rescale.bounds.map(|x| V::splat(x)), V::splat(rescale.ratio));
+                    let placed = placed(rescale.zero);
+                    let again = |t: V| placed(clamped(t.add(shift).sub(shift).mul(ratio), bounds));
+                    self.bytes(sums, first, count, dst, again, None);
+                }
+            }
+        }
+    }
+
+    /// `after` makes the byte, which the table is then asked for, of steps of the result within their bounds.
+    #[inline(always)]
+    unsafe fn bytes<V: Vector>(
+        &self,
+        sums: *const i32,
+        first: usize,
+        count: usize,
+        dst: &[*mut u8],
+        after: impl Fn(V) -> V,
+        table: Option<&[u8; 256]>,
+    ) {
         let q = &self.requantise;
         // SAFETY: the factors are padded; by contract.
         unsafe {
+            let bounds = q.bounds.map(|x| V::splat(x));
             let (factors, offsets) = (q.factors.as_ptr().add(first), q.offsets.as_ptr().add(first));
-            let mut t = [0f32; CHANNELS];
-            for (i, t) in t.iter_mut().enumerate() {
-                *t = *sums.add(i) as f32 * *factors.add(i) + *offsets.add(i);
+            for (row, dst) in dst.iter().enumerate() {
+                let (sums, dst) = (sums.add(row * CHANNELS), dst.add(first));
+                let mut bytes = [0u8; CHANNELS];
+                let whole = count == CHANNELS;
+                let to = if whole && table.is_none() { dst } else { bytes.as_mut_ptr() };
+                match q.activation {
+                    None => {
+                        for at in (0..count).step_by(V::LANES) {
+                            // Two roundings, as the twin has them.
+                            let t = V::load_i32(sums.add(at)).mul(V::load(factors.add(at)));
+                            let t = t.add(V::load(offsets.add(at)));
+                            after(clamped(t, bounds)).store_bytes(to.add(at));
+                        }
+                    }
+                    Some(activation) => {
+                        let mut numbers = [0f32; CHANNELS];
+                        let tile = numbers.as_mut_ptr();
+                        for at in (0..count).step_by(V::LANES) {
+                            let t = V::load_i32(sums.add(at)).mul(V::load(factors.add(at)));
+                            t.add(V::load(offsets.add(at))).store(tile.add(at));
+                        }
+                        let epilogue = Epilogue { activation, residual: Residual::None };
+                        let finish = Finish {
+                            epilogue,
+                            tile,
+                            tile_stride: CHANNELS,
+                            channels: CHANNELS,
+                            dst: &[tile],
+                            residual: &[],
+                            offset: 0,
+                        };
+                        finish.apply::<V>();
+                        let scale = V::splat(q.to.scale);
+                        for at in (0..count).step_by(V::LANES) {
+                            after(clamped(V::load(tile.add(at)).div(scale), bounds)).store_bytes(to.add(at));
+                        }
+                    }
+                }
+                match table {
+                    // One store each: read again as a whole, bytes just written would have to wait.
+                    Some(table) => {
+                        let bytes = &bytes[..count];
+                        for (at, &byte) in bytes.iter().enumerate() {
+                            *dst.add(at) = table[usize::from(byte)];
+                        }
+                    }
+                    None if whole => {}
+                    None => store_first(&bytes, count, dst),
+                }
             }
-            if let Some(activation) = q.activation {
-                let at = t.as_mut_ptr();
-                let epilogue = Epilogue { activation, residual: Residual::None };
-                let dst = [at];
-                Finish {
-                    epilogue,
-                    tile: at,
-                    tile_stride: CHANNELS,
-                    channels: CHANNELS,
-                    dst: &dst,
-                    residual: &[],
-                    offset: 0,
-                }
-                .apply::<V>();
-                for t in &mut t {
-                    *t /= q.to.scale;
-                }
+        }
+    }
+}
+
+/// The first `count` bytes, in a few stores that may overlap.
+///
+/// # Safety
+/// `count` bytes can be written.
+#[inline(always)]
+unsafe fn store_first(bytes: &[u8; CHANNELS], count: usize, to: *mut u8) {
+    let from = bytes.as_ptr();
+    // SAFETY: both parts lie within the first `count` bytes.
+    unsafe {
+        if count >= 8 {
+            for at in [0, count - 8] {
+                to.add(at).cast::<[u8; 8]>().write_unaligned(from.add(at).cast::<[u8; 8]>().read_unaligned());
             }
-            let mut bytes = [0u8; CHANNELS];
-            match &q.after {
-                After::Nothing => {
-                    for (byte, &t) in bytes.iter_mut().zip(&t) {
-                        *byte = (nearest(clamped(t, q.bounds)) + q.to.zero) as u8;
-                    }
-                }
-                After::Rescale(rescale) => {
-                    for (byte, &t) in bytes.iter_mut().zip(&t) {
-                        *byte = rescale.apply(nearest(clamped(t, q.bounds))) as u8;
-                    }
-                }
-                After::Table(table) => {
-                    for (byte, &t) in bytes.iter_mut().zip(&t) {
-                        *byte = (nearest(clamped(t, q.bounds)) + q.to.zero) as u8;
-                    }
-                    for byte in &mut bytes {
-                        *byte = table[usize::from(*byte)];
-                    }
-                }
+        } else if count >= 4 {
+            for at in [0, count - 4] {
+                to.add(at).cast::<[u8; 4]>().write_unaligned(from.add(at).cast::<[u8; 4]>().read_unaligned());
             }
-            if count == CHANNELS {
-                dst.cast::<[u8; CHANNELS]>().write_unaligned(bytes);
-            } else {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), dst, count);
+        } else {
+            for at in 0..count {
+                *to.add(at) = bytes[at];
             }
         }
     }
@@ -87,7 +154,7 @@ impl Finisher {
 /// Rows of sums `[row][CHANNELS]` of one panel.
 pub struct FinishRows<'a> {
     pub finisher: &'a Finisher,
-    pub sums: *const i32,
+    pub sums: &'a [i32],
     pub first_channel: usize,
     pub channels: usize,
     /// One pointer per row, to channel 0.
@@ -99,10 +166,8 @@ impl Work for FinishRows<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        for (r, dst) in self.dst.iter().enumerate() {
-            let (sums, dst) = (self.sums.wrapping_add(r * CHANNELS), dst.wrapping_add(self.first_channel));
-            // SAFETY: by whoever made this.
-            unsafe { self.finisher.panel::<V>(sums, self.first_channel, self.channels, dst) };
-        }
+        assert!(self.dst.len() * CHANNELS <= self.sums.len());
+        // SAFETY: by whoever made this.
+        unsafe { self.finisher.rows::<V>(self.sums.as_ptr(), self.first_channel, self.channels, self.dst) };
     }
 }

@@ -4,7 +4,7 @@
 use super::super::blocks::{Block, Blocks};
 use super::super::simd::{self, Vector, Work};
 use super::super::{Isa, Memory};
-use crate::infer::bytes::{ByteScale, Table};
+use crate::infer::bytes::{ByteScale, Rescale, Table};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
 use crate::infer::kernels::bytes::convert::{Dequantise, Quantise};
@@ -17,6 +17,8 @@ use crate::infer::plan::view::View;
 enum Job<'a> {
     Copy,
     LookUp(&'a Table),
+    /// A table that is arithmetic, for which there are vectors.
+    Rescale(Rescale, ByteScale),
     Quantise(ByteScale),
     Dequantise(ByteScale),
     Arithmetic(&'a ByteArithmetic),
@@ -34,6 +36,8 @@ enum Kind {
 #[derive(Debug)]
 struct PointwiseFast {
     kind: Kind,
+    /// What a table is, if that is arithmetic.
+    rescale: Option<Rescale>,
     isa: Isa,
     blocks: Blocks<3>,
 }
@@ -45,7 +49,11 @@ fn views(step: &Step) -> [&View; 3] {
 }
 
 fn prepare(kind: Kind, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
-    Box::new(PointwiseFast { kind, isa, blocks: Blocks::new(views(step)) })
+    let rescale = match &kind {
+        Kind::Copy(ByteCopy { table: Some(table) }) => table.rescale(),
+        _ => None,
+    };
+    Box::new(PointwiseFast { kind, rescale, isa, blocks: Blocks::new(views(step)) })
 }
 
 /// A copy, or a table.
@@ -91,7 +99,10 @@ impl FastKernel for PointwiseFast {
         assert_eq!(Blocks::new([a, b, dst]), self.blocks, "not the step that the kernel was prepared for");
         let job = match &self.kind {
             Kind::Copy(ByteCopy { table: None }) => Job::Copy,
-            Kind::Copy(ByteCopy { table: Some(table) }) => Job::LookUp(table),
+            Kind::Copy(ByteCopy { table: Some(table) }) => match self.rescale {
+                Some(rescale) => Job::Rescale(rescale, table.from),
+                None => Job::LookUp(table),
+            },
             Kind::Quantise(kernel) => Job::Quantise(kernel.to),
             Kind::Dequantise(kernel) => Job::Dequantise(kernel.from),
             Kind::Arithmetic(kernel) => Job::Arithmetic(kernel),
@@ -119,7 +130,13 @@ impl Work for Rows<'_> {
         unsafe {
             match self.job {
                 Job::Copy => self.each(|a: u8, _: u8| a),
-                Job::LookUp(table) => self.each(|a: u8, _: u8| table.bytes[usize::from(a)]),
+                Job::Rescale(rescale, from) if from.signed => self.rescaled::<true>(rescale, from),
+                Job::Rescale(rescale, from) => self.rescaled::<false>(rescale, from),
+                Job::LookUp(table) => {
+                    // A copy, which no byte that is written can change.
+                    let bytes = *table.bytes;
+                    self.each(|a: u8, _: u8| bytes[usize::from(a)]);
+                }
                 Job::Quantise(scale) => self.each(|x: f32, _: f32| scale.byte(x)),
                 Job::Dequantise(ByteScale { signed: true, scale, zero }) => {
                     self.each(|a: u8, _: u8| (i32::from(a as i8) - zero) as f32 * scale);
@@ -141,6 +158,13 @@ impl Work for Rows<'_> {
 }
 
 impl Rows<'_> {
+    #[inline(always)]
+    unsafe fn rescaled<const SIGNED: bool>(&self, rescale: Rescale, from: ByteScale) {
+        let from = ByteScale { signed: SIGNED, ..from };
+        // SAFETY: by contract.
+        unsafe { self.each(move |a: u8, _: u8| rescale.apply(from.steps(a)) as u8) };
+    }
+
     #[inline(always)]
     unsafe fn arithmetic<const SIGNED: bool>(&self, kernel: ByteArithmetic, function: ByteFunction) {
         let operands = kernel.operands.map(|scale| ByteScale { signed: SIGNED, ..scale });

@@ -180,7 +180,9 @@ fn the_others_give_the_twins_bytes() {
         let (src, dst) = (map(0, shape, 1, 2), map(1, shape, 0, 3));
         let turned = View::row_major(BufferId(0), &[w, n, c, h]).transposed(&[1, 2, 3, 0]);
         for src in [src.clone(), turned] {
-            for table in [None, Some(Table::new(&a.numbers().map(|x| x * x), a, b))] {
+            for table in
+                [None, Some(Table::new(&a.numbers().map(|x| x * x), a, b)), Some(Table::new(&b.numbers(), b, a))]
+            {
                 check(ByteCopy { table }, vec![src.clone()], dst.clone());
             }
             for scale in [a, b] {

@@ -11,8 +11,8 @@ use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
-/// Channels that are looked at together.
-const CHANNELS: usize = 32;
+/// Most channels that are looked at together. A loop of as many, unrolled, would not become vectors.
+const CHANNELS: usize = 256;
 
 #[derive(Debug)]
 struct MaxPoolFast {
@@ -39,7 +39,20 @@ impl Work for Rows<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
+        if self.pool.pool.signed {
+            self.all::<true>();
+        } else {
+            self.all::<false>();
+        }
+    }
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn all<const SIGNED: bool>(self) {
         let Rows { pool: MaxPoolFast { pool, src, dst, .. }, bytes, rows } = self;
+        // The question of the sign is settled: a plain maximum is left inside.
+        let pool = ByteMaxPool { signed: SIGNED, ..*pool };
         let window = &pool.window;
         let ordered = |byte: u8| pool.ordered(byte);
         for row in rows {
@@ -58,10 +71,8 @@ impl Work for Rows<'_> {
                             let from = bytes.src.wrapping_add(distance(src, n, sy, sx) + first);
                             // SAFETY: `count` channels of a pixel inside src.
                             let seen = unsafe { std::slice::from_raw_parts(from, count) };
-                            if let Ok(seen) = <&[u8; CHANNELS]>::try_from(seen) {
-                                most.iter_mut().zip(seen).for_each(|(most, &b)| *most = (*most).max(ordered(b)));
-                            } else {
-                                most.iter_mut().zip(seen).for_each(|(most, &b)| *most = (*most).max(ordered(b)));
+                            for (most, &byte) in most[..count].iter_mut().zip(seen) {
+                                *most = (*most).max(ordered(byte));
                             }
                         }
                     }

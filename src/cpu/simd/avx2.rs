@@ -102,6 +102,24 @@ impl Vector for Avx2 {
         Avx2(_mm256_blendv_ps(other.0, self.0, _mm256_castsi256_ps(first(count))))
     }
     #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Self {
+        Avx2(_mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8) {
+        // The low bytes of each half into its first four, then those side by side.
+        let low = _mm256_broadcastsi128_si256(_mm_set_epi32(-1, -1, -1, 0x0c_08_04_00));
+        let halves = _mm256_shuffle_epi8(_mm256_cvtps_epi32(self.0), low);
+        let (first, second) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+        _mm_storel_epi64(to.cast(), _mm_unpacklo_epi32(first, second));
+    }
+    #[inline(always)]
+    unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
+        let bytes = _mm_loadl_epi64(from.cast());
+        let words = if SIGNED { _mm_cvtepi8_epi16(bytes) } else { _mm_cvtepu8_epi16(bytes) };
+        _mm_storeu_si128(to.cast(), words);
+    }
+    #[inline(always)]
     unsafe fn sum_lanes(self) -> f32 {
         let x = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
         let x = _mm_add_ps(x, _mm_movehl_ps(x, x));

@@ -104,6 +104,20 @@ impl Vector for Avx512 {
         Avx512(_mm512_mask_blend_ps(first(count), other.0, self.0))
     }
     #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Self {
+        Avx512(_mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8) {
+        _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0)));
+    }
+    #[inline(always)]
+    unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
+        let bytes = _mm_loadl_epi64(from.cast());
+        let words = if SIGNED { _mm_cvtepi8_epi16(bytes) } else { _mm_cvtepu8_epi16(bytes) };
+        _mm_storeu_si128(to.cast(), words);
+    }
+    #[inline(always)]
     unsafe fn sum_lanes(self) -> f32 {
         _mm512_reduce_add_ps(self.0)
     }

@@ -63,6 +63,12 @@ pub trait Vector: Copy {
     unsafe fn evens(self, other: Self) -> Self;
     /// The first `count` lanes, the others from `other`.
     unsafe fn keep_first(self, count: usize, other: Self) -> Self;
+    /// `LANES` integers as numbers.
+    unsafe fn load_i32(from: *const i32) -> Self;
+    /// The low byte of each lane's nearest integer, halves to even; lanes are within ±2²².
+    unsafe fn store_bytes(self, to: *mut u8);
+    /// Eight bytes, u8 or i8, as i16.
+    unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16);
     unsafe fn sum_lanes(self) -> f32;
     unsafe fn max_lanes(self) -> f32;
 }

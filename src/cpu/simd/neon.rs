@@ -99,6 +99,22 @@ impl Vector for Neon {
         Neon(vbslq_f32(vld1q_u32(FIRST.as_ptr().add(4 - count)), self.0, other.0))
     }
     #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Self {
+        Neon(vcvtq_f32_s32(vld1q_s32(from)))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8) {
+        let words = vmovn_s32(vcvtnq_s32_f32(self.0));
+        let bytes = vmovn_s16(vcombine_s16(words, words));
+        to.cast::<i32>().write_unaligned(vget_lane_s32::<0>(vreinterpret_s32_s8(bytes)));
+    }
+    #[inline(always)]
+    unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
+        let bytes = vld1_u8(from);
+        let words = if SIGNED { vmovl_s8(vreinterpret_s8_u8(bytes)) } else { vreinterpretq_s16_u16(vmovl_u8(bytes)) };
+        vst1q_s16(to, words);
+    }
+    #[inline(always)]
     unsafe fn sum_lanes(self) -> f32 {
         vaddvq_f32(self.0)
     }

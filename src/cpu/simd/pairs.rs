@@ -56,12 +56,15 @@ unsafe fn portable<const N: usize>(a: &PairArguments) {
     }
 }
 
-/// What a depthwise kernel works on: one pixel, 16 channels.
+/// What a depthwise kernel works on: some pixels of a row, 16 channels.
 #[derive(Clone, Copy, Debug)]
 pub struct TapArguments {
-    /// One pointer per tap, an even number of them, to bytes of channel 0.
+    /// One pointer per tap of the first pixel, an even number of them, to bytes of channel 0.
     pub taps: *const *const u8,
     pub pairs: usize,
+    pub pixels: usize,
+    /// What a tap moves from pixel to pixel, in bytes.
+    pub step: usize,
     /// Added to each pointer.
     pub channel: usize,
     /// The bytes are i8.
@@ -70,7 +73,7 @@ pub struct TapArguments {
     pub weights: *const i16,
     /// `[CHANNELS]`
     pub start: *const i32,
-    /// `[CHANNELS]`
+    /// `[pixels][CHANNELS]`
     pub sums: *mut i32,
 }
 
@@ -80,8 +83,8 @@ pub const fn slot(channel: usize) -> usize {
     [0, 2, 1, 3][channel / 4] * 4 + channel % 4
 }
 
-/// sums[n] = start[n] + Σt taps[t][n]·weights[t][n] for 16 channels. Unsafe as [`PairKernel`]; 16 bytes are read of each
-/// tap.
+/// sums[p][n] = start[n] + Σt taps[t][p·step + n]·weights[t][n] for 16 channels. Unsafe as [`PairKernel`]; 16 bytes are
+/// read of each tap.
 pub type TapKernel = unsafe fn(&TapArguments);
 
 /// The depthwise kernel. `isa` must be available.
@@ -96,17 +99,20 @@ pub fn tap_kernel(isa: Isa) -> TapKernel {
 /// Any processor.
 unsafe fn portable_taps(a: &TapArguments) {
     let widened = |byte: u8| if a.signed { i32::from(byte as i8) } else { i32::from(byte) };
-    let mut sums = [0i32; CHANNELS];
-    sums.copy_from_slice(std::slice::from_raw_parts(a.start, CHANNELS));
-    for k in 0..a.pairs {
-        let [x, y] = [0, 1].map(|i| std::slice::from_raw_parts((*a.taps.add(2 * k + i)).add(a.channel), CHANNELS));
-        let weights = std::slice::from_raw_parts(a.weights.add(k * 2 * CHANNELS), 2 * CHANNELS);
-        for (n, sum) in sums.iter_mut().enumerate() {
-            let w = [0, 1].map(|i| i32::from(weights[2 * slot(n) + i]));
-            *sum += widened(x[n]) * w[0] + widened(y[n]) * w[1];
+    for pixel in 0..a.pixels {
+        let mut sums = [0i32; CHANNELS];
+        sums.copy_from_slice(std::slice::from_raw_parts(a.start, CHANNELS));
+        let place = a.channel + pixel * a.step;
+        for k in 0..a.pairs {
+            let [x, y] = [0, 1].map(|i| std::slice::from_raw_parts((*a.taps.add(2 * k + i)).add(place), CHANNELS));
+            let weights = std::slice::from_raw_parts(a.weights.add(k * 2 * CHANNELS), 2 * CHANNELS);
+            for (n, sum) in sums.iter_mut().enumerate() {
+                let w = [0, 1].map(|i| i32::from(weights[2 * slot(n) + i]));
+                *sum += widened(x[n]) * w[0] + widened(y[n]) * w[1];
+            }
         }
+        std::ptr::copy_nonoverlapping(sums.as_ptr(), a.sums.add(pixel * CHANNELS), CHANNELS);
     }
-    std::ptr::copy_nonoverlapping(sums.as_ptr(), a.sums, CHANNELS);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -125,15 +131,17 @@ mod x86 {
             }
         }
         let mut weights = a.weights;
+        // A register for each row, which the compiler would else save and pay with additions in the loop.
+        let rows: [*const i16; ROWS] =
+            std::array::from_fn(|r| std::hint::black_box(a.rows.wrapping_add(r * a.row_stride)));
         for k in 0..a.pairs {
             let mut w = [_mm256_setzero_si256(); VECTORS];
             for (v, w) in w.iter_mut().enumerate() {
                 *w = _mm256_loadu_si256(weights.add(v * 16).cast());
             }
-            for (r, row) in sums.iter_mut().enumerate() {
-                let pair = a.rows.add(r * a.row_stride + 2 * k).cast::<i32>().read_unaligned();
-                let x = _mm256_set1_epi32(pair);
-                for (sum, w) in row.iter_mut().zip(&w) {
+            for (sums, row) in sums.iter_mut().zip(&rows) {
+                let x = _mm256_set1_epi32(row.add(2 * k).cast::<i32>().read_unaligned());
+                for (sum, w) in sums.iter_mut().zip(&w) {
                     *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, *w));
                 }
             }
@@ -166,19 +174,38 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn taps_of<const SIGNED: bool>(a: &TapArguments) {
-        let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        let mut pixel = 0;
+        while pixel + 2 <= a.pixels {
+            some::<SIGNED, 2>(a, pixel);
+            pixel += 2;
+        }
+        if pixel < a.pixels {
+            some::<SIGNED, 1>(a, pixel);
+        }
+    }
+
+    /// PIXELS pixels from one on.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn some<const SIGNED: bool, const PIXELS: usize>(a: &TapArguments, first: usize) {
+        let place = a.channel + first * a.step;
+        let (mut low, mut high) = ([_mm256_setzero_si256(); PIXELS], [_mm256_setzero_si256(); PIXELS]);
         for k in 0..a.pairs {
-            let x = widened::<SIGNED>((*a.taps.add(2 * k)).add(a.channel));
-            let y = widened::<SIGNED>((*a.taps.add(2 * k + 1)).add(a.channel));
+            let (x, y) = ((*a.taps.add(2 * k)).add(place), (*a.taps.add(2 * k + 1)).add(place));
             let weights = a.weights.add(k * 2 * CHANNELS);
             let (w_low, w_high) = (_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(16).cast()));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(x, y), w_low));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(x, y), w_high));
+            for (p, (low, high)) in low.iter_mut().zip(&mut high).enumerate() {
+                let (x, y) = (widened::<SIGNED>(x.add(p * a.step)), widened::<SIGNED>(y.add(p * a.step)));
+                *low = _mm256_add_epi32(*low, _mm256_madd_epi16(_mm256_unpacklo_epi16(x, y), w_low));
+                *high = _mm256_add_epi32(*high, _mm256_madd_epi16(_mm256_unpackhi_epi16(x, y), w_high));
+            }
         }
-        let first = _mm256_permute2x128_si256::<0x20>(low, high);
-        let second = _mm256_permute2x128_si256::<0x31>(low, high);
-        let add = |sum, at: usize| _mm256_add_epi32(sum, _mm256_loadu_si256(a.start.add(at).cast()));
-        _mm256_storeu_si256(a.sums.cast(), add(first, 0));
-        _mm256_storeu_si256(a.sums.add(8).cast(), add(second, 8));
+        for (p, (&low, &high)) in low.iter().zip(&high).enumerate() {
+            let halves = [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
+            for (i, half) in halves.into_iter().enumerate() {
+                let sum = _mm256_add_epi32(half, _mm256_loadu_si256(a.start.add(8 * i).cast()));
+                _mm256_storeu_si256(a.sums.add((first + p) * CHANNELS + 8 * i).cast(), sum);
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Four lanes in plain Rust: LLVM turns them into SSE, VFP or scalar code.
 
 use super::tile::tiles;
-use super::{Vector, Work};
+use super::{SHIFT, Vector, Work};
 
 #[derive(Clone, Copy)]
 pub struct Portable([f32; 4]);
@@ -111,6 +111,22 @@ impl Vector for Portable {
         let mut lanes = other.0;
         lanes[..count].copy_from_slice(&self.0[..count]);
         Portable(lanes)
+    }
+    #[inline(always)]
+    unsafe fn load_i32(from: *const i32) -> Self {
+        Portable(from.cast::<[i32; 4]>().read_unaligned().map(|x| x as f32))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8) {
+        let bytes = self.0.map(|x| (x + SHIFT).to_bits().wrapping_sub(SHIFT.to_bits()) as u8);
+        to.cast::<[u8; 4]>().write_unaligned(bytes);
+    }
+    #[inline(always)]
+    unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
+        for i in 0..8 {
+            let byte = *from.add(i);
+            *to.add(i) = if SIGNED { i16::from(byte as i8) } else { i16::from(byte) };
+        }
     }
     #[inline(always)]
     unsafe fn sum_lanes(self) -> f32 {

@@ -262,6 +262,18 @@ impl FeatureMap {
                 .all(|&(extent, stride)| extent <= 1 || stride % block == 0)
     }
 
+    /// True when the pixels lie side by side, row after row. Strides of axes with one element do not matter.
+    pub fn is_dense(&self) -> bool {
+        let row = self.width * self.channels;
+        let image = self.height * row;
+        let axes = [
+            (self.width, self.pixel_stride, self.channels),
+            (self.height, self.row_stride, row),
+            (self.batch, self.image_stride, image),
+        ];
+        axes.iter().all(|&(extent, stride, dense)| extent <= 1 || stride == dense)
+    }
+
     /// Position of channel 0 of a pixel.
     pub fn pixel(&self, n: usize, y: usize, x: usize) -> usize {
         self.offset + n * self.image_stride + y * self.row_stride + x * self.pixel_stride
