@@ -462,9 +462,9 @@ impl OfByte {
 
 /// Tables into the convolutions before them.
 fn fuse_tables(graph: &mut Graph) {
-    let mut i = 0;
-    while i < graph.nodes.len() {
-        let edges = Edges::of(graph);
+    let mut edges = Edges::of(graph);
+    let mut gone = vec![false; graph.nodes.len()];
+    for i in 0..graph.nodes.len() {
         let node = &graph.nodes[i];
         let fused = node.op.downcast::<LookUp>().zip(node.inputs[0]).and_then(|(look_up, x)| {
             let producer = edges.producer(x).filter(|_| edges.has_one_reader(x))?;
@@ -475,11 +475,12 @@ fn fuse_tables(graph: &mut Graph) {
             let output = graph.nodes[i].outputs[0];
             graph.nodes[producer].op = Box::new(conv);
             graph.nodes[producer].outputs[0] = output;
-            graph.nodes.remove(i);
-        } else {
-            i += 1;
+            edges.set_producer(output, producer);
+            gone[i] = true;
         }
     }
+    let mut gone = gone.into_iter();
+    graph.nodes.retain(|_| gone.next() != Some(true));
 }
 
 /// Gives back their nodes of the file, with their constants, to values that are quantised and at once dequantised.

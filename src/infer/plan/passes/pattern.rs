@@ -27,6 +27,11 @@ impl Edges {
         self.producer[value.0]
     }
 
+    /// Another node computes a value now.
+    pub fn set_producer(&mut self, value: ValueId, node: usize) {
+        self.producer[value.0] = Some(node);
+    }
+
     /// True when exactly one node reads the value and the caller does not.
     pub fn has_one_reader(&self, value: ValueId) -> bool {
         self.readers[value.0] == 1
