@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (model, source) = match args.as_slice() {
-        [] => (Model::embedded(&Default::default())?, "pattern:"),
+        [] => (Model::embedded(Default::default(), &Default::default())?, "pattern:"),
         [model, source] => {
             let options = eyas::infer::import::ImportOptions::default();
             (Model::load(model.as_ref(), None, &options)?, source.as_str())

@@ -14,6 +14,7 @@ use crate::convert::{self, Preprocess};
 use crate::decode::head::PictureInput;
 use crate::decode::{DecodeOptions, Decoder, Detection, OutputRef};
 use crate::draw::{self, Style};
+use crate::embedded::Embedded;
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::infer::import::ImportOptions;
@@ -101,6 +102,7 @@ impl BytePicture {
 #[derive(Clone, Debug, Default)]
 pub struct DetectorBuilder {
     model: Option<PathBuf>,
+    embedded: Embedded,
     weights: Option<PathBuf>,
     import: ImportOptions,
     decode: DecodeOptions,
@@ -108,6 +110,13 @@ pub struct DetectorBuilder {
 }
 
 impl DetectorBuilder {
+    /// Which of the detectors inside, where no file is named.
+    #[must_use]
+    pub fn embedded(mut self, which: Embedded) -> Self {
+        self.embedded = which;
+        self
+    }
+
     /// The model file: `.onnx`, or `.cfg` with its `.weights` beside it. Without one: [`Model::embedded`].
     #[must_use]
     pub fn model(mut self, path: impl AsRef<Path>) -> Self {
@@ -163,7 +172,7 @@ impl DetectorBuilder {
     pub fn build(self) -> Result<Detector, Error> {
         let model = match &self.model {
             Some(path) => Model::load(path, self.weights.as_deref(), &self.import)?,
-            None => Model::embedded(&self.import)?,
+            None => Model::embedded(self.embedded, &self.import)?,
         };
         Detector::of(model, &self.decode, &self.session)
     }

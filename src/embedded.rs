@@ -1,44 +1,73 @@
-//! The detector that comes with the program: heads and safety helmets, see `models/README.md`.
+//! The detectors that come with the program: heads and safety helmets in two sizes, see `models/README.md`.
 
 use crate::error::Error;
 use crate::infer::graph::Graph;
 use crate::infer::import::ImportOptions;
 use crate::session::Model;
 
-/// Its name in reports.
-pub const NAME: &str = "heads_helmets_small (embedded)";
+/// A network inside the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Embedded {
+    /// 320x320 pixels, 0.2 M parameters, 0.11 G multiply-accumulates: for the smallest devices.
+    #[default]
+    Small,
+    /// 416x416 pixels, 1.0 M parameters, 0.88 G multiply-accumulates: finds more, for desktops and GPUs.
+    Large,
+}
 
-/// The file `models/heads_helmets_small.onnx`; `None` in a build without the feature `embedded`.
-#[cfg(feature = "embedded")]
-pub const ONNX: Option<&[u8]> = Some(include_bytes!("../models/heads_helmets_small.onnx"));
-#[cfg(not(feature = "embedded"))]
-pub const ONNX: Option<&[u8]> = None;
+/// Whether this build has them: the feature `embedded`.
+pub const IS_EMBEDDED: bool = cfg!(feature = "embedded");
 
-/// Whether this build has it.
-pub const IS_EMBEDDED: bool = ONNX.is_some();
+impl Embedded {
+    pub const ALL: [Embedded; 2] = [Embedded::Small, Embedded::Large];
 
-/// The embedded network as it is in its file, without passes.
-///
-/// # Errors
-/// When this build has none, or the options do not fit it.
-pub fn import(options: &ImportOptions) -> Result<Graph, Error> {
-    let bytes = ONNX.ok_or_else(|| {
-        Error::Input(
-            "no model given, and this eyas was built without its own (feature 'embedded'): name one with -m FILE, \
-             .onnx, or .cfg with its .weights"
-                .into(),
-        )
-    })?;
-    crate::infer::import::onnx::import_onnx(bytes::Bytes::from_static(bytes), NAME, options).map_err(Error::Import)
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Embedded::Small => "heads_helmets_small (embedded)",
+            Embedded::Large => "heads_helmets_large (embedded)",
+        }
+    }
+
+    /// The file in `models/`; `None` in a build without the feature `embedded`.
+    #[cfg(feature = "embedded")]
+    pub fn onnx(self) -> Option<&'static [u8]> {
+        Some(match self {
+            Embedded::Small => include_bytes!("../models/heads_helmets_small.onnx"),
+            Embedded::Large => include_bytes!("../models/heads_helmets_large.onnx"),
+        })
+    }
+
+    /// The file in `models/`; `None` in a build without the feature `embedded`.
+    #[cfg(not(feature = "embedded"))]
+    pub fn onnx(self) -> Option<&'static [u8]> {
+        None
+    }
+
+    /// The network as it is in its file, without passes.
+    ///
+    /// # Errors
+    /// When this build has none, or the options do not fit it.
+    pub fn import(self, options: &ImportOptions) -> Result<Graph, Error> {
+        let bytes = self.onnx().ok_or_else(|| {
+            Error::Input(
+                "no model given, and this eyas was built without its own (feature 'embedded'): name one with -m FILE, \
+                 .onnx, or .cfg with its .weights"
+                    .into(),
+            )
+        })?;
+        crate::infer::import::onnx::import_onnx(bytes::Bytes::from_static(bytes), self.name(), options)
+            .map_err(Error::Import)
+    }
 }
 
 impl Model {
-    /// The detector of heads and helmets that is compiled in.
+    /// A detector of heads and helmets that is compiled in.
     ///
     /// # Errors
-    /// As [`import`].
-    pub fn embedded(options: &ImportOptions) -> Result<Model, Error> {
-        Ok(Model::from_graph(import(options)?))
+    /// As [`Embedded::import`].
+    pub fn embedded(which: Embedded, options: &ImportOptions) -> Result<Model, Error> {
+        Ok(Model::from_graph(which.import(options)?))
     }
 }
 
@@ -48,14 +77,18 @@ mod tests {
     use crate::decode::DecodeOptions;
 
     #[test]
-    fn loads_and_knows_its_classes() {
-        let model = Model::embedded(&ImportOptions::default()).expect("the embedded network loads");
-        let decoder = model.decoder(&DecodeOptions::default()).expect("its head is known");
-        assert_eq!(decoder.name, "yolo_v8");
-        assert_eq!([0, 1].map(|class| decoder.labels.name(class)), ["head", "helmet"]);
-        // Small enough for the smallest devices.
-        assert!(model.graph.macs() <= 120_000_000, "{} multiply-accumulates", model.graph.macs());
-        let size_bytes = ONNX.map(<[u8]>::len);
-        assert!(size_bytes.is_some_and(|n| n < 1 << 20), "{size_bytes:?} bytes");
+    fn they_load_know_their_classes_and_are_small() {
+        // Most multiply-accumulates and bytes of each.
+        for (which, macs, size_bytes) in
+            [(Embedded::Small, 120_000_000, 1 << 20), (Embedded::Large, 1_000_000_000, 3 << 20)]
+        {
+            let model = Model::embedded(which, &ImportOptions::default()).expect("loads");
+            let decoder = model.decoder(&DecodeOptions::default()).expect("its head is known");
+            assert_eq!(decoder.name, "yolo_v8");
+            assert_eq!([0, 1].map(|class| decoder.labels.name(class)), ["head", "helmet"]);
+            assert!(model.graph.macs() <= macs, "{which:?}: {} multiply-accumulates", model.graph.macs());
+            let len = which.onnx().map(<[u8]>::len);
+            assert!(len.is_some_and(|n| n < size_bytes), "{which:?}: {len:?} bytes");
+        }
     }
 }

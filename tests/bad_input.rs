@@ -259,6 +259,8 @@ fn wrong_usage_exits_with_2() {
         &["detect", SCENE, "--weights", "yolo.weights"],
         &["detect", SCENE, "-o", "-"],
         &["bench", "--size", "big"],
+        &["detect", SCENE, "--large", "-m", "models/shapes.onnx"],
+        &["check", "models/shapes.onnx", "--large"],
         &["frobnicate"],
     ] {
         assert_eq!(eyas(arguments).status.code(), Some(2), "{arguments:?}");

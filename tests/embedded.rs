@@ -5,6 +5,7 @@
 use std::process::Command;
 
 use eyas::acquire::scenes::{Scene, Site};
+use eyas::embedded::Embedded;
 use serde_json::Value;
 
 /// Bounds that overlap by so much of their union are the same thing.
@@ -80,8 +81,13 @@ fn without_arguments_the_sample_is_found_and_drawn() {
 
 #[test]
 fn what_moves_is_found() {
-    let lines = eyas(&["live", "--headless", "--frames", "25", "--json", "--backend", "cpu"]);
-    assert_eq!(lines.len(), 25);
+    assert_moving_found(&["--frames", "25"], 25);
+    assert_moving_found(&["--frames", "10", "--large"], 10);
+}
+
+fn assert_moving_found(arguments: &[&str], count: usize) {
+    let lines = eyas(&[&["live", "--headless", "--json", "--backend", "cpu"], arguments].concat());
+    assert_eq!(lines.len(), count);
     let frames: Vec<(u64, Boxes)> = lines.iter().map(boxes).enumerate().map(|(n, b)| (n as u64, b)).collect();
     assert_found(&frames);
 }
@@ -94,7 +100,7 @@ fn weights_that_are_let_go_of_change_nothing() {
 
     for threads in [1, 2] {
         let options = SessionOptions { backend: Backend::Cpu, threads: Some(threads), ..SessionOptions::default() };
-        let model = || Model::embedded(&ImportOptions::default()).expect("the model");
+        let model = || Model::embedded(Embedded::Small, &ImportOptions::default()).expect("the model");
         let run = |mut session: Session| {
             let (name, shape) =
                 session.plan().inputs.first().map(|(n, v)| (n.clone(), v.shape.clone())).expect("an input");

@@ -11,8 +11,9 @@
 // overlay: arguments of an indirect draw (vertices, instances, first vertex, first instance), 4 unused words, then the
 //          instances of 32 bytes. Bind it as vertex buffer from byte 32.
 //
-// Tile: one thread takes a run of neighbouring detections and counts its rectangles; a scan gives every thread its
-// place. Dispatch: 1 workgroup, always.
+// Tile: the first thread gives the best labels their places, one after the other (32 at most: some hundred comparisons);
+// then each thread takes a run of neighbouring detections and counts its rectangles; a scan gives every thread its place in
+// the list. Dispatch: 1 workgroup, always.
 
 const HEADER_WORDS: u32 = 16u;
 
@@ -22,6 +23,9 @@ const LABEL_WORDS: u32 = 8u;
 const GLYPH_WORDS: u32 = 8u;
 const DETECTION_WORDS: u32 = 8u;
 const OUTLINE_PX: i32 = 1;
+// Labels that look for a place, and how many places there are; as in the twin.
+const PLACED_LABELS: u32 = 32u;
+const PLACES: u32 = 7u;
 const LABEL_ONLY: u32 = 1u;
 const SOLID: u32 = 0u;
 const GLYPH: u32 = 1u;
@@ -47,6 +51,9 @@ struct Overlay {
 var<workgroup> box_ends: array<u32, 256>;
 var<workgroup> label_ends: array<u32, 256>;
 var<workgroup> point_ends: array<u32, 256>;
+var<workgroup> placed_bars: array<vec4<i32>, 32>;
+var<workgroup> places: array<u32, 32>;
+var<workgroup> boxes: array<vec4<i32>, 32>;
 
 var<private> writing: bool;
 var<private> next: u32;
@@ -161,19 +168,24 @@ fn hundredths(score_bits: u32) -> u32 {
     return (fraction * 100u + 8388608u) >> 24u;
 }
 
-fn emit_label(d: u32) {
+// What stands in a label's bar.
+struct Label {
+    // Of the box.
+    outer_px: vec4<i32>,
+    size_px: vec2<i32>,
+    glyphs: u32,
+    has_score: bool,
+    digits: vec3<u32>,
+    is_drawn: bool,
+}
+
+fn label_of(d: u32) -> Label {
     let outer = outer_rect(d);
-    if !outer.is_drawn {
-        return;
-    }
     let entry = label_entry(d);
     let has_score = (labels[1] & 2u) != 0u;
     var glyphs = 0u;
     if (labels[1] & 1u) != 0u {
         glyphs = labels[entry + 1u];
-    }
-    if glyphs == 0u && !has_score {
-        return;
     }
     let digit_0 = labels[13];
     let stop = labels[14];
@@ -191,31 +203,108 @@ fn emit_label(d: u32) {
         }
         text_px += advance(digits.x) + advance(stop) + advance(digits.y) + advance(digits.z);
     }
+    let size_px = vec2<i32>(text_px + 2 * i32(labels[10]), i32(labels[9]));
+    return Label(outer.rect_px, size_px, glyphs, has_score, digits, outer.is_drawn && (glyphs > 0u || has_score));
+}
 
-    let pad_px = i32(labels[10]);
-    let size = vec2<i32>(text_px + 2 * pad_px, i32(labels[9]));
-    let left = max(min(outer.rect_px.x, target_px.x - size.x), 0);
-    var top = outer.rect_px.y + i32(labels[8]) - size.y;
-    if top < 0 {
-        top = outer.rect_px.y;
+// A label's bar at a place: above the box (inside it where there is no room), below it, or above with room for another bar in
+// between, each at its left or its right; at last inside. Always inside the target.
+fn bar_of(label: Label, place: u32) -> vec4<i32> {
+    let o = label.outer_px;
+    let size = label.size_px;
+    let line_px = i32(labels[8]);
+    let above = o.y + line_px - size.y;
+    var left = o.x;
+    if place % 2u == 1u {
+        left = o.z - size.x;
     }
-    top = max(min(top, target_px.y - size.y), 0);
-    let bar = vec4<i32>(left, top, left + size.x, top + size.y);
+    var top = o.y;
+    if place / 2u == 0u && above >= 0 {
+        top = above;
+    } else if place / 2u == 1u {
+        top = o.w - line_px;
+    } else if place / 2u == 2u {
+        top = above - size.y - 3 * OUTLINE_PX;
+    }
+    let corner = max(min(vec2<i32>(left, top), target_px - size), vec2<i32>(0));
+    return vec4<i32>(corner, corner + size);
+}
+
+// Whether two rectangles share a pixel; an empty first one shares none.
+fn overlap(a: vec4<i32>, b: vec4<i32>) -> bool {
+    return a.z > a.x && a.z > b.x && b.z > a.x && a.w > b.y && b.w > a.y;
+}
+
+// Places of the best labels, one after the other: each takes the first where it covers neither a bar before it nor the box
+// of another, else the first where it covers no bar, else the first.
+fn place_labels(count: u32) {
+    let placed = min(count, PLACED_LABELS);
+    for (var i = 0u; i < placed; i++) {
+        let label = label_of(HEADER_WORDS + DETECTION_WORDS * i);
+        var chosen = 0u;
+        var is_found = false;
+        if label.is_drawn {
+            for (var place = 0u; place < PLACES; place++) {
+                // One pixel is left between the dark lines of neighbours.
+                let room = shrink(bar_of(label, place), -2 * OUTLINE_PX);
+                var covers_bar = false;
+                for (var j = 0u; j < i; j++) {
+                    covers_bar = covers_bar || overlap(placed_bars[j], room);
+                }
+                if covers_bar {
+                    continue;
+                }
+                if !is_found {
+                    chosen = place;
+                    is_found = true;
+                }
+                var covers_box = false;
+                for (var j = 0u; j < placed; j++) {
+                    covers_box = covers_box || (j != i && overlap(boxes[j], room));
+                }
+                if !covers_box {
+                    chosen = place;
+                    break;
+                }
+            }
+        }
+        placed_bars[i] = vec4<i32>(0);
+        if label.is_drawn {
+            placed_bars[i] = bar_of(label, chosen);
+        }
+        places[i] = chosen;
+    }
+}
+
+fn emit_label(d: u32) {
+    let label = label_of(d);
+    if !label.is_drawn {
+        return;
+    }
+    let entry = label_entry(d);
+    let glyphs = label.glyphs;
+    let digits = label.digits;
+    let index = (d - HEADER_WORDS) / DETECTION_WORDS;
+    var place = 0u;
+    if index < PLACED_LABELS {
+        place = places[index];
+    }
+    let bar = bar_of(label, place);
     emit(shrink(bar, -OUTLINE_PX), vec2<i32>(0), labels[entry + 5u], SOLID);
     emit(bar, vec2<i32>(0), labels[entry + 3u], SOLID);
 
     let ink = labels[entry + 4u];
-    let baseline = top + i32(labels[11]);
-    var pen = left + pad_px;
+    let baseline = bar.y + i32(labels[11]);
+    var pen = bar.x + i32(labels[10]);
     for (var k = 0u; k < glyphs; k++) {
         pen = emit_glyph(labels[labels[entry] + k], vec2<i32>(pen, baseline), ink);
     }
-    if has_score {
+    if label.has_score {
         if glyphs > 0u {
-            pen += advance(space);
+            pen += advance(labels[15]);
         }
         pen = emit_glyph(digits.x, vec2<i32>(pen, baseline), ink);
-        pen = emit_glyph(stop, vec2<i32>(pen, baseline), ink);
+        pen = emit_glyph(labels[14], vec2<i32>(pen, baseline), ink);
         pen = emit_glyph(digits.y, vec2<i32>(pen, baseline), ink);
         pen = emit_glyph(digits.z, vec2<i32>(pen, baseline), ink);
     }
@@ -255,12 +344,22 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let first = min(thread * run, count);
     let end = min(first + run, count);
 
+    if thread < min(count, PLACED_LABELS) {
+        // Empty where none is drawn.
+        boxes[thread] = outer_rect(HEADER_WORDS + DETECTION_WORDS * thread).rect_px;
+    }
+    workgroupBarrier();
+    if thread == 0u {
+        place_labels(count);
+    }
+    workgroupBarrier();
+
     writing = false;
     next = 0u;
     for (var k = first; k < end; k++) {
         emit_box(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
     }
-    let boxes = next;
+    let box_rects = next;
     next = 0u;
     for (var k = first; k < end; k++) {
         emit_label(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
@@ -273,7 +372,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let point_rects = next;
 
     // Inclusive scan of the three counts (Hillis and Steele).
-    box_ends[thread] = boxes;
+    box_ends[thread] = box_rects;
     label_ends[thread] = label_rects;
     point_ends[thread] = point_rects;
     workgroupBarrier();
@@ -293,7 +392,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let all = all_boxes + all_labels + point_ends[THREADS - 1u];
 
     writing = true;
-    next = box_ends[thread] - boxes;
+    next = box_ends[thread] - box_rects;
     for (var k = first; k < end; k++) {
         emit_box(HEADER_WORDS + DETECTION_WORDS * (count - 1u - k));
     }

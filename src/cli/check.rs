@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     let model = common.load_model_with(&options)?;
     let plain = match &common.model {
         Some(path) => import_file(path, common.weights.as_deref(), &options).map_err(eyas::Error::from)?,
-        None => eyas::embedded::import(&options)?,
+        None => common.embedded().import(&options)?,
     };
     let known = |id: &eyas::infer::graph::ValueId, name: &str| plain.value(*id).name == name;
     if let Some((name, _)) = inputs.iter().find(|(name, _)| !plain.inputs.iter().any(|id| known(id, name))) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use eyas::embedded::{Embedded, IS_EMBEDDED};
 use eyas::infer::import::ImportOptions;
 use eyas::{Backend, GpuApi, Model, Precision, SessionOptions};
 
@@ -32,9 +33,12 @@ pub enum PrecisionArg {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Common {
-    /// Model file: .onnx, or .cfg with its .weights beside it [default: the embedded detector of heads and helmets]
+    /// Model file: .onnx, or .cfg with its .weights beside it [default: the detector of heads and helmets inside]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
+    /// Take the larger of the two detectors inside: 416 pixels, eight times the work, finds more
+    #[arg(long)]
+    pub large: bool,
     /// Weights of a Darknet .cfg [default: the .cfg's name with .weights]
     #[arg(long, value_name = "FILE", requires = "model")]
     pub weights: Option<PathBuf>,
@@ -74,7 +78,12 @@ pub fn parse_size(text: &str) -> Result<[usize; 2], String> {
 impl Common {
     /// The model as reports name it.
     pub fn model_name(&self) -> String {
-        self.model.as_deref().map_or_else(|| eyas::embedded::NAME.to_string(), |path| path.display().to_string())
+        self.model.as_deref().map_or_else(|| self.embedded().name().to_string(), |path| path.display().to_string())
+    }
+
+    /// Which of the detectors inside, where no file is named.
+    pub fn embedded(&self) -> Embedded {
+        if self.large { Embedded::Large } else { Embedded::Small }
     }
 
     pub fn import_options(&self) -> ImportOptions {
@@ -86,10 +95,13 @@ impl Common {
     }
 
     pub fn load_model_with(&self, options: &ImportOptions) -> Result<Model, CliError> {
+        if self.large && self.model.is_some() {
+            return Err(CliError::Usage("--large names a detector inside the program, and a file is named too".into()));
+        }
         Ok(match &self.model {
             Some(path) => Model::load(path, self.weights.as_deref(), options)?,
-            None if eyas::embedded::IS_EMBEDDED => Model::embedded(options)?,
-            None => Model::embedded(options).map_err(|e| CliError::Usage(e.to_string()))?,
+            None if IS_EMBEDDED => Model::embedded(self.embedded(), options)?,
+            None => Model::embedded(self.embedded(), options).map_err(|e| CliError::Usage(e.to_string()))?,
         })
     }
 

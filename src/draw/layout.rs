@@ -194,7 +194,11 @@ struct Cursor<'a> {
     list: &'a mut Vec<Instance>,
 }
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
+    fn new(table: &LabelTable, capacity: usize, list: &'a mut Vec<Instance>) -> Cursor<'a> {
+        Cursor { target_px: [table.word(2) as i32, table.word(3) as i32], capacity, list }
+    }
+
     /// Clips a rectangle to the target and takes it up unless nothing is left.
     fn emit(&mut self, rect_px: [i32; 4], texel_px: [i32; 2], colour: u32, source: u32) {
         let r = [
@@ -304,19 +308,28 @@ fn hundredths(score: f32) -> u32 {
     (fraction * 100 + 8_388_608) >> 24
 }
 
-/// The label bar of a box and its text: above the box, inside it where there is no room, always inside the target.
-fn emit_label(d: &RawDetection, table: &LabelTable, cursor: &mut Cursor) {
-    let Some(outer) = outer_rect(d, table) else { return };
+/// What stands in a label's bar.
+struct Label {
+    /// The box.
+    outer: [i32; 4],
+    size_px: [i32; 2],
+    glyphs: u32,
+    has_score: bool,
+    score_glyphs: [u32; 4],
+}
+
+/// The label of a detection; `None` where none is drawn.
+fn label_of(d: &RawDetection, table: &LabelTable) -> Option<Label> {
+    let outer = outer_rect(d, table)?;
     let entry = label_entry(d, table);
     let (has_label, has_score) = (table.word(1) & 1 != 0, table.word(1) & 2 != 0);
     let glyphs = if has_label { table.word(entry + 1) } else { 0 };
     if glyphs == 0 && !has_score {
-        return;
+        return None;
     }
     let (digit_0, stop, space) = (table.word(13), table.word(14), table.word(15));
     let h = hundredths(d.score);
     let score_glyphs = [digit_0 + h / 100, stop, digit_0 + h / 10 % 10, digit_0 + h % 10];
-
     let mut text_px = 0;
     if glyphs > 0 {
         text_px += table.word(entry + 2) as i32;
@@ -329,29 +342,77 @@ fn emit_label(d: &RawDetection, table: &LabelTable, cursor: &mut Cursor) {
             text_px += advance(glyph, table);
         }
     }
+    let size_px = [text_px + 2 * table.word(10) as i32, table.word(9) as i32];
+    Some(Label { outer, size_px, glyphs, has_score, score_glyphs })
+}
 
-    let pad_px = table.word(10) as i32;
-    let (width_px, height_px) = (text_px + 2 * pad_px, table.word(9) as i32);
-    let left = outer[0].min(cursor.target_px[0] - width_px).max(0);
-    let mut top = outer[1] + table.word(8) as i32 - height_px;
-    if top < 0 {
-        top = outer[1];
-    }
-    top = top.min(cursor.target_px[1] - height_px).max(0);
-    let bar = [left, top, left + width_px, top + height_px];
+/// Where a bar may stand: above the box (inside it where there is no room), below it, or above with room for another bar in
+/// between, each at its left or its right; at last inside. Always inside the target.
+const PLACES: u32 = 7;
+
+fn bar(label: &Label, place: u32, table: &LabelTable) -> [i32; 4] {
+    let (o, [width, height], line_px) = (label.outer, label.size_px, table.word(8) as i32);
+    let above = o[1] + line_px - height;
+    let left = if place % 2 == 0 { o[0] } else { o[2] - width };
+    let top = match place / 2 {
+        0 if above >= 0 => above,
+        1 => o[3] - line_px,
+        2 => above - height - 3 * OUTLINE_PX,
+        _ => o[1],
+    };
+    let left = left.min(table.word(2) as i32 - width).max(0);
+    let top = top.min(table.word(3) as i32 - height).max(0);
+    [left, top, left + width, top + height]
+}
+
+/// The best so many labels look for a place; the rest stands at the first.
+const PLACED_LABELS: usize = 32;
+
+/// Whether two rectangles share a pixel; an empty first one shares none.
+fn overlap(a: [i32; 4], b: [i32; 4]) -> bool {
+    a[2] > a[0] && a[2] > b[0] && b[2] > a[0] && a[3] > b[1] && b[3] > a[1]
+}
+
+/// The places of the labels that look for one, best first: each takes the first where it covers neither a bar before it nor
+/// the box of another, else the first where it covers no bar, else the first.
+fn place_labels(detections: &[RawDetection], table: &LabelTable) -> Vec<u32> {
+    let detections = &detections[..detections.len().min(PLACED_LABELS)];
+    let boxes: Vec<[i32; 4]> = detections.iter().map(|d| outer_rect(d, table).unwrap_or_default()).collect();
+    let mut bars: Vec<[i32; 4]> = Vec::with_capacity(detections.len());
+    let place = |(i, d): (usize, &RawDetection)| {
+        let Some(label) = label_of(d, table) else { return 0 };
+        // One pixel is left between the dark lines of neighbours.
+        let room = |place: u32| shrink(bar(&label, place, table), -2 * OUTLINE_PX);
+        let covers_bar = |r: [i32; 4]| bars.iter().any(|b| overlap(*b, r));
+        let covers_box = |r: [i32; 4]| boxes.iter().enumerate().any(|(j, b)| j != i && overlap(*b, r));
+        let mut free = (0..PLACES).filter(|&place| !covers_bar(room(place)));
+        let first = free.clone().next().unwrap_or(0);
+        let place = free.find(|&place| !covers_box(room(place))).unwrap_or(first);
+        bars.push(bar(&label, place, table));
+        place
+    };
+    detections.iter().enumerate().map(place).collect()
+}
+
+/// The bar of a label and its text.
+fn emit_label(d: &RawDetection, place: u32, table: &LabelTable, cursor: &mut Cursor) {
+    let Some(label) = label_of(d, table) else { return };
+    let entry = label_entry(d, table);
+    let Label { glyphs, has_score, score_glyphs, .. } = label;
+    let bar = bar(&label, place, table);
     cursor.emit(shrink(bar, -OUTLINE_PX), [0, 0], table.word(entry + 5), SOLID);
     cursor.emit(bar, [0, 0], table.word(entry + 3), SOLID);
 
     let ink = table.word(entry + 4);
-    let baseline = top + table.word(11) as i32;
-    let mut pen = left + pad_px;
+    let baseline = bar[1] + table.word(11) as i32;
+    let mut pen = bar[0] + table.word(10) as i32;
     for k in 0..glyphs {
         let glyph = table.word((table.word(entry) + k) as usize);
         pen = emit_glyph(glyph, [pen, baseline], ink, table, cursor);
     }
     if has_score {
         if glyphs > 0 {
-            pen += advance(space, table);
+            pen += advance(table.word(15), table);
         }
         for glyph in score_glyphs {
             pen = emit_glyph(glyph, [pen, baseline], ink, table, cursor);
@@ -398,34 +459,41 @@ pub fn lay_out_with_points(
     table: &LabelTable,
     capacity: usize,
 ) -> Vec<Instance> {
-    let target_px = [table.word(2) as i32, table.word(3) as i32];
-    let mut list = lay_out_parts(detections, &[emit_box, emit_label], table, capacity);
-    let mut cursor = Cursor { target_px, capacity, list: &mut list };
+    let mut list = Vec::new();
+    let mut cursor = Cursor::new(table, capacity, &mut list);
+    emit_boxes(detections, table, &mut cursor);
+    emit_labels(detections, table, &mut cursor);
     for (i, d) in detections.iter().enumerate().rev() {
         emit_points(d, points.of_detection(i), table, &mut cursor);
     }
     list
 }
 
-/// What one detection is given.
-type Emit = fn(&RawDetection, &LabelTable, &mut Cursor);
-
 /// The boxes of [`lay_out`] alone.
 pub(super) fn lay_out_boxes(detections: &[RawDetection], table: &LabelTable) -> Vec<Instance> {
-    lay_out_parts(detections, &[emit_box], table, usize::MAX)
+    let mut list = Vec::new();
+    emit_boxes(detections, table, &mut Cursor::new(table, usize::MAX, &mut list));
+    list
 }
 
 /// The labels of [`lay_out`] alone.
 pub(super) fn lay_out_labels(detections: &[RawDetection], table: &LabelTable) -> Vec<Instance> {
-    lay_out_parts(detections, &[emit_label], table, usize::MAX)
+    let mut list = Vec::new();
+    emit_labels(detections, table, &mut Cursor::new(table, usize::MAX, &mut list));
+    list
 }
 
-fn lay_out_parts(detections: &[RawDetection], parts: &[Emit], table: &LabelTable, capacity: usize) -> Vec<Instance> {
-    let target_px = [table.word(2) as i32, table.word(3) as i32];
-    let mut list = Vec::new();
-    let mut cursor = Cursor { target_px, capacity, list: &mut list };
-    parts.iter().for_each(|emit| detections.iter().rev().for_each(|d| emit(d, table, &mut cursor)));
-    list
+fn emit_boxes(detections: &[RawDetection], table: &LabelTable, cursor: &mut Cursor) {
+    for d in detections.iter().rev() {
+        emit_box(d, table, cursor);
+    }
+}
+
+fn emit_labels(detections: &[RawDetection], table: &LabelTable, cursor: &mut Cursor) {
+    let places = place_labels(detections, table);
+    for (i, d) in detections.iter().enumerate().rev() {
+        emit_label(d, places.get(i).copied().unwrap_or(0), table, cursor);
+    }
 }
 
 #[cfg(test)]
@@ -465,6 +533,40 @@ mod tests {
         assert!(lay_out_with_points(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &points, &hidden, usize::MAX).is_empty());
         let table = table.on_target([0, 0], [f32::NAN, f32::INFINITY], [f32::NAN; 2]);
         assert!(lay_out_with_points(&[raw([10.0, 20.0, 30.0, 40.0], 0)], &points, &table, usize::MAX).is_empty());
+    }
+
+    #[test]
+    fn labels_do_not_cover_each_other_where_there_is_room() {
+        let style = Style::default();
+        let atlas = style.atlas([640, 480]);
+        let table = LabelTable::new([(0, "person")], [640, 480], &style, &atlas);
+        // Neighbours in a row, one on another, and at the target's corners.
+        let mut detections: Vec<_> =
+            (0..4).map(|i| raw([50.0 + 60.0 * i as f32, 200.0, 100.0 + 60.0 * i as f32, 260.0], 0)).collect();
+        detections.extend([raw([400.0, 100.0, 500.0, 200.0], 0), raw([402.0, 102.0, 502.0, 202.0], 0)]);
+        detections.extend([raw([0.0, 0.0, 30.0, 30.0], 0), raw([600.0, 440.0, 640.0, 480.0], 0)]);
+        let places = place_labels(&detections, &table);
+        assert_eq!((places[0], places[1]), (0, 2), "beside a label there is room below");
+        let (second, third) = (
+            label_of(&detections[1], &table),
+            bar(&label_of(&detections[2], &table).expect("drawn"), places[2], &table),
+        );
+        assert!(!overlap(second.expect("drawn").outer, third), "nor do they cover the boxes of others");
+        let bars: Vec<_> = detections
+            .iter()
+            .zip(&places)
+            .map(|(d, &place)| bar(&label_of(d, &table).expect("drawn"), place, &table))
+            .collect();
+        for (i, a) in bars.iter().enumerate() {
+            assert!(a[0] >= 0 && a[1] >= 0 && a[2] <= 640 && a[3] <= 480, "{a:?}");
+            for b in &bars[..i] {
+                assert!(!overlap(*a, *b), "{a:?} {b:?}");
+            }
+        }
+        // More than there are places for on one box.
+        let places = place_labels(&[raw([400.0, 100.0, 600.0, 200.0], 0); 40], &table);
+        assert_eq!(places[..8], [0, 1, 2, 3, 4, 5, 6, 0]);
+        assert_eq!(places.len(), PLACED_LABELS);
     }
 
     #[test]
