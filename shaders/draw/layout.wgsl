@@ -232,7 +232,7 @@ fn bar_of(label: Label, place: u32) -> vec4<i32> {
 
 // Whether two rectangles share a pixel; an empty first one shares none.
 fn overlap(a: vec4<i32>, b: vec4<i32>) -> bool {
-    return a.z > a.x && a.z > b.x && b.z > a.x && a.w > b.y && b.w > a.y;
+    return a.z > a.x && a.w > a.y && a.z > b.x && b.z > a.x && a.w > b.y && b.w > a.y;
 }
 
 // Places of the best labels, one after the other: each takes the first where it covers neither a bar before it nor the box
@@ -345,8 +345,9 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let end = min(first + run, count);
 
     if thread < min(count, PLACED_LABELS) {
-        // Empty where none is drawn.
-        boxes[thread] = outer_rect(HEADER_WORDS + DETECTION_WORDS * thread).rect_px;
+        // Without their edges, which may be covered: a bar above one of two boxes side by side reaches into the other's.
+        let outer = outer_rect(HEADER_WORDS + DETECTION_WORDS * thread).rect_px;
+        boxes[thread] = shrink(outer, i32(labels[8]) + 2 * OUTLINE_PX);
     }
     workgroupBarrier();
     if thread == 0u {

@@ -370,14 +370,17 @@ const PLACED_LABELS: usize = 32;
 
 /// Whether two rectangles share a pixel; an empty first one shares none.
 fn overlap(a: [i32; 4], b: [i32; 4]) -> bool {
-    a[2] > a[0] && a[2] > b[0] && b[2] > a[0] && a[3] > b[1] && b[3] > a[1]
+    a[2] > a[0] && a[3] > a[1] && a[2] > b[0] && b[2] > a[0] && a[3] > b[1] && b[3] > a[1]
 }
 
 /// The places of the labels that look for one, best first: each takes the first where it covers neither a bar before it nor
 /// the box of another, else the first where it covers no bar, else the first.
 fn place_labels(detections: &[RawDetection], table: &LabelTable) -> Vec<u32> {
     let detections = &detections[..detections.len().min(PLACED_LABELS)];
-    let boxes: Vec<[i32; 4]> = detections.iter().map(|d| outer_rect(d, table).unwrap_or_default()).collect();
+    // Their edges may be covered: a bar above one of two boxes side by side reaches into the other's.
+    let edge_px = table.word(8) as i32 + 2 * OUTLINE_PX;
+    let inside = |d| shrink(outer_rect(d, table).unwrap_or_default(), edge_px);
+    let boxes: Vec<[i32; 4]> = detections.iter().map(inside).collect();
     let mut bars: Vec<[i32; 4]> = Vec::with_capacity(detections.len());
     let place = |(i, d): (usize, &RawDetection)| {
         let Some(label) = label_of(d, table) else { return 0 };
@@ -547,11 +550,6 @@ mod tests {
         detections.extend([raw([0.0, 0.0, 30.0, 30.0], 0), raw([600.0, 440.0, 640.0, 480.0], 0)]);
         let places = place_labels(&detections, &table);
         assert_eq!((places[0], places[1]), (0, 2), "beside a label there is room below");
-        let (second, third) = (
-            label_of(&detections[1], &table),
-            bar(&label_of(&detections[2], &table).expect("drawn"), places[2], &table),
-        );
-        assert!(!overlap(second.expect("drawn").outer, third), "nor do they cover the boxes of others");
         let bars: Vec<_> = detections
             .iter()
             .zip(&places)
@@ -563,9 +561,15 @@ mod tests {
                 assert!(!overlap(*a, *b), "{a:?} {b:?}");
             }
         }
+        for (i, a) in bars.iter().enumerate().take(4) {
+            for (j, d) in detections.iter().enumerate().take(4) {
+                let inside = shrink(outer_rect(d, &table).expect("drawn"), 5);
+                assert!(i == j || !overlap(inside, *a), "the label of {i} covers the box of {j}");
+            }
+        }
         // More than there are places for on one box.
-        let places = place_labels(&[raw([400.0, 100.0, 600.0, 200.0], 0); 40], &table);
-        assert_eq!(places[..8], [0, 1, 2, 3, 4, 5, 6, 0]);
+        let places = place_labels(&[raw([300.0, 100.0, 600.0, 200.0], 0); 40], &table);
+        assert_eq!(places[..8], [0, 1, 2, 3, 4, 5, 0, 0]);
         assert_eq!(places.len(), PLACED_LABELS);
     }
 
