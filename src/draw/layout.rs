@@ -353,7 +353,7 @@ const PLACES: u32 = 7;
 fn bar(label: &Label, place: u32, table: &LabelTable) -> [i32; 4] {
     let (o, [width, height], line_px) = (label.outer, label.size_px, table.word(8) as i32);
     let above = o[1] + line_px - height;
-    let left = if place % 2 == 0 { o[0] } else { o[2] - width };
+    let left = if place.is_multiple_of(2) { o[0] } else { o[2] - width };
     let top = match place / 2 {
         0 if above >= 0 => above,
         1 => o[3] - line_px,

@@ -144,8 +144,8 @@ unsafe fn store_first(bytes: &[u8; CHANNELS], count: usize, to: *mut u8) {
                 to.add(at).cast::<[u8; 4]>().write_unaligned(from.add(at).cast::<[u8; 4]>().read_unaligned());
             }
         } else {
-            for at in 0..count {
-                *to.add(at) = bytes[at];
+            for (at, &byte) in bytes.iter().enumerate().take(count) {
+                *to.add(at) = byte;
             }
         }
     }

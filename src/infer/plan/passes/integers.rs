@@ -464,7 +464,7 @@ impl OfByte {
 fn fuse_tables(graph: &mut Graph) {
     let mut edges = Edges::of(graph);
     let mut gone = vec![false; graph.nodes.len()];
-    for i in 0..graph.nodes.len() {
+    for (i, gone) in gone.iter_mut().enumerate() {
         let node = &graph.nodes[i];
         let fused = node.op.downcast::<LookUp>().zip(node.inputs[0]).and_then(|(look_up, x)| {
             let producer = edges.producer(x).filter(|_| edges.has_one_reader(x))?;
@@ -476,7 +476,7 @@ fn fuse_tables(graph: &mut Graph) {
             graph.nodes[producer].op = Box::new(conv);
             graph.nodes[producer].outputs[0] = output;
             edges.set_producer(output, producer);
-            gone[i] = true;
+            *gone = true;
         }
     }
     let mut gone = gone.into_iter();
