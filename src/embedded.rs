@@ -19,8 +19,6 @@ pub enum Embedded {
 pub const IS_EMBEDDED: bool = cfg!(feature = "embedded");
 
 impl Embedded {
-    pub const ALL: [Embedded; 2] = [Embedded::Small, Embedded::Large];
-
     /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {

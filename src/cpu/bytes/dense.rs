@@ -136,13 +136,12 @@ impl Gather<'_> {
                 (y, n) = (0, n + 1);
             }
             *place = bytes.dst.wrapping_add(distance(&conv.dst, n, y, x));
-            if conv.in_a_piece {
-                x += 1;
-                continue;
-            }
             let top = (y * window.stride[0]).wrapping_sub(window.pads[0]);
             let left = (x * window.stride[1]).wrapping_sub(window.pads[1]);
             x += 1;
+            if conv.in_a_piece {
+                continue;
+            }
             // Neighbouring taps are neighbours in memory.
             let whole = window.dilation[1] == 1
                 && map.pixel_stride == channels

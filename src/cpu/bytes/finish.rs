@@ -1,5 +1,6 @@
 //! From sums to bytes, a vector of channels at a time.
 
+use super::super::simd::activate::{Activate, Clip};
 use super::super::simd::pairs::CHANNELS;
 use super::super::simd::tile::{Epilogue, Finish};
 use super::super::simd::{SHIFT, Vector, Work};
@@ -12,11 +13,8 @@ pub struct Finisher {
     requantise: Requantise,
 }
 
-/// x in [lo, hi]; what is not a number becomes `lo`.
-#[inline(always)]
-unsafe fn clamped<V: Vector>(x: V, [lo, hi]: [V; 2]) -> V {
-    // SAFETY: by contract.
-    unsafe { x.max(lo).min(hi) }
+fn clip([lo, hi]: [f32; 2]) -> Clip {
+    Clip { lo, hi }
 }
 
 impl Finisher {
@@ -47,9 +45,9 @@ impl Finisher {
                 After::Nothing => self.bytes(sums, first, count, dst, placed(q.to.zero), None),
                 After::Table(table) => self.bytes(sums, first, count, dst, placed(q.to.zero), Some(table)),
                 After::Rescale(rescale) => {
-                    let (bounds, ratio) = (rescale.bounds.map(|x| V::splat(x)), V::splat(rescale.ratio));
+                    let (clip, ratio) = (clip(rescale.bounds), V::splat(rescale.ratio));
                     let placed = placed(rescale.zero);
-                    let again = |t: V| placed(clamped(t.add(shift).sub(shift).mul(ratio), bounds));
+                    let again = |t: V| placed(clip.apply(t.add(shift).sub(shift).mul(ratio)));
                     self.bytes(sums, first, count, dst, again, None);
                 }
             }
@@ -70,28 +68,27 @@ impl Finisher {
         let q = &self.requantise;
         // SAFETY: the factors are padded; by contract.
         unsafe {
-            let bounds = q.bounds.map(|x| V::splat(x));
+            let clip = clip(q.bounds);
             let (factors, offsets) = (q.factors.as_ptr().add(first), q.offsets.as_ptr().add(first));
             for (row, dst) in dst.iter().enumerate() {
                 let (sums, dst) = (sums.add(row * CHANNELS), dst.add(first));
+                // Two roundings, as the twin has them.
+                let number =
+                    |at: usize| V::load_i32(sums.add(at)).mul(V::load(factors.add(at))).add(V::load(offsets.add(at)));
                 let mut bytes = [0u8; CHANNELS];
                 let whole = count == CHANNELS;
                 let to = if whole && table.is_none() { dst } else { bytes.as_mut_ptr() };
                 match q.activation {
                     None => {
                         for at in (0..count).step_by(V::LANES) {
-                            // Two roundings, as the twin has them.
-                            let t = V::load_i32(sums.add(at)).mul(V::load(factors.add(at)));
-                            let t = t.add(V::load(offsets.add(at)));
-                            after(clamped(t, bounds)).store_bytes(to.add(at));
+                            after(clip.apply(number(at))).store_bytes(to.add(at));
                         }
                     }
                     Some(activation) => {
                         let mut numbers = [0f32; CHANNELS];
                         let tile = numbers.as_mut_ptr();
                         for at in (0..count).step_by(V::LANES) {
-                            let t = V::load_i32(sums.add(at)).mul(V::load(factors.add(at)));
-                            t.add(V::load(offsets.add(at))).store(tile.add(at));
+                            number(at).store(tile.add(at));
                         }
                         let epilogue = Epilogue { activation, residual: Residual::None };
                         let finish = Finish {
@@ -106,7 +103,7 @@ impl Finisher {
                         finish.apply::<V>();
                         let scale = V::splat(q.to.scale);
                         for at in (0..count).step_by(V::LANES) {
-                            after(clamped(V::load(tile.add(at)).div(scale), bounds)).store_bytes(to.add(at));
+                            after(clip.apply(V::load(tile.add(at)).div(scale))).store_bytes(to.add(at));
                         }
                     }
                 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::Avx2;
 use super::tile::tiles;
 use super::{Vector, Work};
 
@@ -113,9 +114,7 @@ impl Vector for Avx512 {
     }
     #[inline(always)]
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
-        let bytes = _mm_loadl_epi64(from.cast());
-        let words = if SIGNED { _mm_cvtepi8_epi16(bytes) } else { _mm_cvtepu8_epi16(bytes) };
-        _mm_storeu_si128(to.cast(), words);
+        Avx2::widen::<SIGNED>(from, to);
     }
     #[inline(always)]
     unsafe fn sum_lanes(self) -> f32 {
