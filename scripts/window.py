@@ -1,5 +1,6 @@
 """Opens the live window on a display that nobody sees (Xvfb), presses every key, resizes, minimises, and checks what it
-shows: the frame that `s` saves must be the headless frame bit for bit, and GPU and CPU frames must agree.
+shows: the frame that `s` saves must be the headless frame bit for bit, also while the window shows a message, and GPU and CPU
+frames must agree.
 
     python scripts/window.py [--eyas target/release/eyas] [--pictures DIR] [--apis vulkan gles]
 
@@ -110,6 +111,8 @@ def same_frames(eyas, api):
             common = [SCENE, "--no-panel"]
             window = Window(eyas, [*common, "--backend", "gpu", "--gpu-api", api, *more], directory)
             saved = window.saved()
+            # Pressed again while the window still says where the first one went.
+            assert (window.saved() == saved).all(), f"{api} {size}: the saved frame contains a message"
             shown = window.shot(Path(directory) / "shot.png")
             window.quit()
             height, width, _ = saved.shape

@@ -57,7 +57,7 @@ pub const CONFIDENCE_STEP: f32 = 0.05;
 /// The keys of the window, as its help shows them.
 pub const KEYS: [(&str, &str); 7] = [
     ("space", "pause"),
-    ("s", "save the frame as shown"),
+    ("s", "save the frame"),
     ("b", "GPU or CPU inference"),
     ("+ -", "confidence threshold"),
     ("f", "fullscreen"),

@@ -480,26 +480,33 @@ impl App {
             self.message = None;
             self.meter.hurry();
         }
-        let picture = self.next.as_ref().map(|(picture, _)| picture).or(self.last.as_ref());
-        let (Some(view), Some(picture)) = (&mut self.view, picture) else { return Ok(()) };
-        if !self.meter.is_due() {
+        let has_picture = self.next.is_some() || self.last.is_some();
+        if self.view.is_none() || !has_picture || !self.meter.is_due() {
             return Ok(());
         }
+        self.text_is_old = false;
+        self.set_text(true)
+    }
+
+    /// Renews panel and, with `notes`, what else the window says: that it is paused, its last message, the help.
+    fn set_text(&mut self, notes: bool) -> Result<(), Error> {
+        let picture = self.next.as_ref().map(|(picture, _)| picture).or(self.last.as_ref());
+        let (Some(view), Some(picture)) = (&mut self.view, picture) else { return Ok(()) };
         let detector = if self.on_gpu { view.gpu_detector.as_ref() } else { self.cpu_detector.as_ref() };
         let Some(detector) = detector else { return Ok(()) };
         let mut lines = Vec::new();
         if self.options.panel {
             lines = self.meter.panel(detector);
         }
-        if self.is_paused {
+        if notes && self.is_paused {
             lines.push("paused".into());
         }
-        lines.extend(self.message.iter().map(|(text, _)| text.clone()));
+        lines.extend(self.message.iter().filter(|_| notes).map(|(text, _)| text.clone()));
         let size_px = view.surface.size_px();
         let placement = Placement::new([picture.frame.width, picture.frame.height], size_px);
         let atlas = self.options.style.atlas(placement.content_px);
         let mut list = text_box(&lines, size_px, Corner::TopLeft, &atlas);
-        if self.shows_help {
+        if notes && self.shows_help {
             let help: Vec<String> = KEYS.iter().map(|(key, what)| format!("{key}: {what}")).collect();
             let help = text_box(&help, size_px, Corner::BottomLeft, &atlas);
             let overlap = help.first().zip(list.first()).is_some_and(|(h, p)| h.rect_px[1] < p.rect_px[3]);
@@ -508,7 +515,6 @@ impl App {
             }
             list.extend(help);
         }
-        self.text_is_old = false;
         view.overlay.set_text(&list)?;
         Ok(())
     }

@@ -11,12 +11,14 @@ use crate::gpu::offscreen;
 use crate::live::{CONFIDENCE, CONFIDENCE_STEP};
 
 impl App {
-    /// Writes the frame as shown, in the size of the window.
+    /// Writes the frame as shown, in the size of the window, without the window's own messages and help: they would stay
+    /// in the picture for good, the last `saved ...` first of all.
     fn save(&mut self) -> Result<(), Error> {
         if self.last.is_none() {
             self.say("no frame to save yet".into());
             return Ok(());
         }
+        self.set_text(false)?;
         let Some(view) = &mut self.view else { return Ok(()) };
         let detector = if self.on_gpu { view.gpu_detector.as_mut() } else { self.cpu_detector.as_mut() };
         let Some(detector) = detector else { return Ok(()) };
@@ -35,7 +37,7 @@ impl App {
             Ok(()) => self.say(format!("saved {}", path.display())),
             Err(e) => self.say(e.to_string()),
         }
-        Ok(())
+        self.set_text(true)
     }
 
     /// Does what the key stands for: [`crate::live::KEYS`].
