@@ -1,12 +1,13 @@
 //! Convolution of bytes with one group: implicit GEMM.
 //!
-//! A block of output pixels is gathered once, widened to i16: one row per pixel with all that its window sees. Panels of
-//! sixteen output channels then pass over the block. Taps in the padding are the zero point; what the zero point adds to
-//! each sum is what sums start with.
+//! A block of output pixels is gathered once: one row per pixel with all that its window sees, as bytes or widened to i16,
+//! as the micro-kernel takes them; pixels that lie in memory as their rows would be are not gathered. Panels of sixteen
+//! output channels then pass over the block. Taps in the padding are the zero point; what the zero point adds to each sum
+//! is what sums start with.
 
 use super::super::conv::distance;
-use super::super::simd::pairs::{self, CHANNELS, PairArguments, PairKernel, ROWS};
-use super::super::simd::{self, Vector, Work};
+use super::super::simd::dots::{CHANNELS, DotArguments, DotKernel, Inputs};
+use super::super::simd::{self, Aligned, Vector, Work};
 use super::super::{Isa, Memory, threads};
 use super::finish::{FinishRows, Finisher};
 use super::{Bytes, label_of, maps, start_of};
@@ -20,28 +21,30 @@ use std::ops::Range;
 /// Gathered rows of a block; they should stay in the second-level cache beside the weights of a panel.
 const BLOCK_BYTES: usize = 40 << 10;
 /// Most pixels of a block.
-const BLOCK_ROWS: usize = 8 * ROWS;
+const BLOCK_ROWS: usize = 48;
 
 /// A dense convolution with packed weights.
 #[derive(Debug)]
 pub struct DenseFast {
     label: String,
     isa: Isa,
-    kernels: [PairKernel; 2],
+    kernel: DotKernel,
     window: Window,
     src: FeatureMap,
     dst: FeatureMap,
     signed: bool,
-    /// What taps in the padding see, less the zero point of i16.
+    /// Added to bytes of src, modulo 256, to make the bytes that the kernel takes: 0 or 128.
+    flip: u8,
+    /// What taps in the padding see.
     zero: i16,
-    /// Elements of a gathered row: an even number.
-    depth: usize,
-    /// The pixels of src side by side are the rows of all blocks.
+    /// Bytes of a row: whole groups.
+    row_bytes: usize,
+    /// The pixels of src side by side are the rows of all blocks, but for what is done to each byte.
     in_a_piece: bool,
-    /// Pixels of a block, a multiple of [`ROWS`].
+    /// Pixels of a block, a multiple of the kernel's.
     block: usize,
-    /// `[panel][pair][CHANNELS][2]`
-    weights: Vec<i16>,
+    /// `[panel]` and then as [`Inputs`] says.
+    weights: Aligned,
     /// What sums start with, padded to whole panels.
     start: Vec<i32>,
     finisher: Finisher,
@@ -49,42 +52,61 @@ pub struct DenseFast {
 }
 
 impl DenseFast {
-    pub fn new(conv: &ByteConv, step: &Step, isa: Isa) -> Option<DenseFast> {
-        let (src, dst) = maps(step)?;
+    /// One group, from and to feature maps, by a kernel that takes the weights.
+    pub fn new(conv: &ByteConv, src: FeatureMap, dst: FeatureMap, isa: Isa, kernel: DotKernel) -> Option<DenseFast> {
         let taps = conv.window.taps();
         let inputs = taps * src.channels;
         if inputs == 0 || conv.weights.len() != dst.channels * inputs || conv.bias.len() != dst.channels {
             return None;
         }
-        let depth = inputs.next_multiple_of(2);
+        let group = kernel.inputs.group();
+        let row_bytes = inputs.div_ceil(group) * 4;
         let panels = dst.channels.div_ceil(CHANNELS);
-        let mut weights = vec![0i16; panels * depth * CHANNELS];
+        let mut weights = Aligned::zeros(panels * row_bytes / 4 * CHANNELS);
+        let packed: &mut [u8] = bytemuck::cast_slice_mut(&mut weights);
+        let bytes = kernel.inputs.bytes();
         for (o, filter) in conv.weights.chunks_exact(inputs).enumerate() {
-            let panel = &mut weights[o / CHANNELS * depth * CHANNELS..];
+            let panel = &mut packed[o / CHANNELS * row_bytes * CHANNELS..];
             for tap in 0..taps {
                 for c in 0..src.channels {
                     let k = tap * src.channels + c;
-                    panel[(k / 2 * CHANNELS + o % CHANNELS) * 2 + k % 2] = filter[c * taps + tap];
+                    let at = ((k / group * CHANNELS + o % CHANNELS) * group + k % group) * bytes;
+                    // The low byte alone, for a kernel that takes i8.
+                    panel[at..at + bytes].copy_from_slice(&filter[c * taps + tap].to_le_bytes()[..bytes]);
                 }
             }
         }
+        let (signed, zero) = (conv.from.signed, conv.from.zero);
+        let flips = matches!(kernel.inputs, Inputs::Quads { signed: taken } if taken != signed);
+        let zero = match (flips, signed) {
+            (false, _) => zero,
+            (true, true) => zero + 128,
+            (true, false) => zero - 128,
+        };
+        let rows = kernel.rows;
         Some(DenseFast {
-            label: label_of(conv, isa),
+            label: label_of(conv, kernel.name),
             isa,
-            kernels: pairs::kernels(isa),
+            kernel,
             window: conv.window,
             src,
             dst,
-            signed: conv.from.signed,
-            zero: conv.from.zero as i16,
-            depth,
-            in_a_piece: conv.window.is_pointwise() && src.is_dense() && depth == src.channels,
-            block: (BLOCK_BYTES / (2 * depth * ROWS) * ROWS).clamp(ROWS, BLOCK_ROWS),
+            signed,
+            flip: if flips { 128 } else { 0 },
+            zero: zero as i16,
+            row_bytes,
+            in_a_piece: conv.window.is_pointwise() && src.is_dense() && inputs.is_multiple_of(group),
+            block: (BLOCK_BYTES / (row_bytes * rows) * rows).clamp(rows, BLOCK_ROWS / rows * rows),
             weights,
-            start: start_of(conv),
+            start: start_of(conv, zero),
             finisher: Finisher::new(conv.requantise()),
             macs: (dst.batch * dst.height * dst.width * dst.channels * inputs) as u64,
         })
+    }
+
+    /// The pixels of src are rows as they are.
+    fn is_direct(&self) -> bool {
+        self.in_a_piece && self.flip == 0 && self.kernel.inputs != Inputs::Pairs
     }
 }
 
@@ -93,8 +115,7 @@ struct Gather<'a> {
     conv: &'a DenseFast,
     bytes: Bytes,
     pixels: Range<usize>,
-    rows: &'a mut [i16],
-    dst: &'a mut [*mut u8],
+    rows: &'a mut [u8],
 }
 
 impl Work for Gather<'_> {
@@ -102,46 +123,64 @@ impl Work for Gather<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        // SAFETY: the maps are those that `new` saw.
+        // SAFETY: the maps are those that `new` saw; a row has room for its inputs, which are i16 where they are widened.
         unsafe {
-            if self.conv.signed {
-                self.all::<V, true>();
-            } else {
-                self.all::<V, false>();
+            let (flip, zero) = (self.conv.flip, self.conv.zero);
+            match (self.conv.kernel.inputs, self.conv.signed) {
+                (Inputs::Quads { .. }, _) => {
+                    let copy = |from, to: *mut u8, count| flipped(from, to, count, flip);
+                    self.all(copy, |to, count| to.write_bytes(zero as u8, count));
+                }
+                (Inputs::Pairs, true) => {
+                    self.all(
+                        |from, to: *mut i16, count| widen::<V, true>(from, to, count),
+                        |to, count| fill(to, count, zero),
+                    );
+                }
+                (Inputs::Pairs, false) => {
+                    self.all(
+                        |from, to: *mut i16, count| widen::<V, false>(from, to, count),
+                        |to, count| fill(to, count, zero),
+                    );
+                }
             }
         }
     }
 }
 
+#[inline(always)]
+unsafe fn fill(to: *mut i16, count: usize, zero: i16) {
+    // SAFETY: by whoever calls.
+    unsafe { std::slice::from_raw_parts_mut(to, count).fill(zero) };
+}
+
 impl Gather<'_> {
+    /// `copy` makes so many inputs of bytes, `pad` so many of the zero point.
     #[inline(always)]
-    unsafe fn all<V: Vector, const SIGNED: bool>(self) {
-        let Gather { conv, bytes, pixels, rows, dst } = self;
+    unsafe fn all<T>(self, copy: impl Fn(*const u8, *mut T, usize), pad: impl Fn(*mut T, usize)) {
+        let Gather { conv, bytes, pixels, rows } = self;
         let (window, map) = (&conv.window, &conv.src);
         let [kernel_y, kernel_x] = window.kernel;
         let (area, channels) = (conv.dst.height * conv.dst.width, map.channels);
+        assert!(pixels.len() * conv.row_bytes <= rows.len());
         let first = pixels.start;
         if conv.in_a_piece {
             // Pixels side by side, each with a window of its own.
-            let from = bytes.src.wrapping_add(first * channels);
-            // SAFETY: the pixels are inside src.
-            unsafe { widen::<V, SIGNED>(from, &mut rows[..pixels.len() * channels]) };
+            copy(bytes.src.wrapping_add(first * channels), rows.as_mut_ptr().cast(), pixels.len() * channels);
+            return;
         }
         let (mut n, mut y, mut x) = (first / area, first % area / conv.dst.width, first % conv.dst.width);
-        for (row, place) in rows.chunks_exact_mut(conv.depth).zip(dst).take(pixels.len()) {
+        for row in rows.chunks_exact_mut(conv.row_bytes).take(pixels.len()) {
+            let row = row.as_mut_ptr().cast::<T>();
             if x == conv.dst.width {
                 (x, y) = (0, y + 1);
             }
             if y == conv.dst.height {
                 (y, n) = (0, n + 1);
             }
-            *place = bytes.dst.wrapping_add(distance(&conv.dst, n, y, x));
             let top = (y * window.stride[0]).wrapping_sub(window.pads[0]);
             let left = (x * window.stride[1]).wrapping_sub(window.pads[1]);
             x += 1;
-            if conv.in_a_piece {
-                continue;
-            }
             // Neighbouring taps are neighbours in memory.
             let whole = window.dilation[1] == 1
                 && map.pixel_stride == channels
@@ -152,13 +191,11 @@ impl Gather<'_> {
                 let sy = top.wrapping_add(ky * window.dilation[0]);
                 for kx in 0..across {
                     let sx = left.wrapping_add(kx * window.dilation[1]);
-                    let out = &mut row[(ky * across + kx) * run..][..run];
+                    let out = row.wrapping_add((ky * across + kx) * run);
                     if sy < map.height && sx < map.width {
-                        let from = bytes.src.wrapping_add(distance(map, n, sy, sx));
-                        // SAFETY: the pixel, and those beside it, are inside src.
-                        unsafe { widen::<V, SIGNED>(from, out) };
+                        copy(bytes.src.wrapping_add(distance(map, n, sy, sx)), out, run);
                     } else {
-                        out.fill(conv.zero);
+                        pad(out, run);
                     }
                 }
             }
@@ -166,13 +203,12 @@ impl Gather<'_> {
     }
 }
 
-/// Widens as many bytes as `to` holds.
+/// Bytes as i16.
 ///
 /// # Safety
-/// They can be read.
+/// They can be read and written.
 #[inline(always)]
-unsafe fn widen<V: Vector, const SIGNED: bool>(from: *const u8, to: &mut [i16]) {
-    let (count, to) = (to.len(), to.as_mut_ptr());
+unsafe fn widen<V: Vector, const SIGNED: bool>(from: *const u8, to: *mut i16, count: usize) {
     // SAFETY: eights inside; the last one may begin inside the one before.
     unsafe {
         if count < 8 {
@@ -193,51 +229,115 @@ unsafe fn widen<V: Vector, const SIGNED: bool>(from: *const u8, to: &mut [i16]) 
     }
 }
 
-impl DenseFast {
-    /// Some panels for some pixels.
-    fn pixels(&self, bytes: Bytes, pixels: Range<usize>, panels: Range<usize>) {
-        let block = self.block.min(pixels.len().next_multiple_of(ROWS));
-        let mut rows = vec![0i16; block * self.depth];
-        let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
-        let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
-        let mut first = pixels.start;
-        while first < pixels.end {
-            let count = block.min(pixels.end - first);
-            let (these, dst) = (first..first + count, &mut dst[..count]);
-            simd::run(self.isa, Gather { conv: self, bytes, pixels: these, rows: &mut rows, dst });
-            for panel in panels.clone() {
-                let first_channel = panel * CHANNELS;
-                let channels = CHANNELS.min(self.dst.channels - first_channel);
-                let kernel = self.kernels[usize::from(channels > CHANNELS / 2)];
-                for row in (0..count).step_by(ROWS) {
-                    let arguments = PairArguments {
-                        rows: rows[row * self.depth..].as_ptr(),
-                        row_stride: self.depth,
-                        pairs: self.depth / 2,
-                        weights: self.weights[panel * self.depth * CHANNELS..].as_ptr(),
-                        start: self.start[first_channel..].as_ptr(),
-                        sums: sums[row * CHANNELS..].as_mut_ptr(),
-                    };
-                    // SAFETY: `simd::run` has found the instruction set; the block has whole tiles, rows that no pixel
-                    // is left for hold what was there before.
-                    unsafe { kernel(&arguments) };
-                }
-                let finisher = &self.finisher;
-                simd::run(self.isa, FinishRows { finisher, sums: &sums, first_channel, channels, dst });
+/// Bytes with `flip` added, which is 0 or 128, modulo 256.
+///
+/// # Safety
+/// They can be read and written.
+#[inline(always)]
+unsafe fn flipped(from: *const u8, to: *mut u8, count: usize, flip: u8) {
+    // SAFETY: words inside; the last one may begin inside the one before.
+    unsafe {
+        let word = |at: usize| {
+            let word = from.add(at).cast::<u64>().read_unaligned() ^ u64::from_ne_bytes([flip; 8]);
+            to.add(at).cast::<u64>().write_unaligned(word);
+        };
+        if count < 8 {
+            for at in 0..count {
+                *to.add(at) = *from.add(at) ^ flip;
             }
-            first += count;
+            return;
+        }
+        let mut at = 0;
+        while at + 32 <= count {
+            [0, 8, 16, 24].into_iter().for_each(|part| word(at + part));
+            at += 32;
+        }
+        while at + 8 <= count {
+            word(at);
+            at += 8;
+        }
+        if at < count {
+            word(count - 8);
         }
     }
 }
 
-impl FastKernel for DenseFast {
-    fn label(&self) -> String {
-        self.label.clone()
+/// A block's rows of inputs, wherever they lie.
+#[derive(Clone, Copy)]
+struct InputRows {
+    rows: *const u8,
+    count: usize,
+}
+
+impl DenseFast {
+    /// Some panels for some pixels.
+    fn pixels(&self, bytes: Bytes, pixels: Range<usize>, panels: Range<usize>) {
+        let tile = self.kernel.rows;
+        let block = self.block.min(pixels.len().next_multiple_of(tile));
+        let mut gathered = Aligned::zeros(block * self.row_bytes / 4);
+        let gathered: &mut [u8] = bytemuck::cast_slice_mut(&mut gathered);
+        let mut first = pixels.start;
+        while first < pixels.end {
+            let mut count = block.min(pixels.end - first);
+            // Whole tiles alone: rows that no pixel is left for would be read beyond src.
+            let direct = self.is_direct() && count >= tile;
+            let rows = if direct {
+                count = count / tile * tile;
+                bytes.src.wrapping_add(first * self.row_bytes)
+            } else {
+                let pixels = first..first + count;
+                simd::run(self.isa, Gather { conv: self, bytes, pixels, rows: gathered });
+                gathered.as_ptr()
+            };
+            self.block(bytes, first, InputRows { rows, count }, panels.clone());
+            first += count;
+        }
     }
 
-    fn run(&self, step: &Step, memory: &Memory) {
-        assert_eq!(maps(step), Some((self.src, self.dst)), "not the step that the kernel was prepared for");
-        let bytes = Bytes::new(step, memory);
+    /// Some panels for the pixels from `first` on. Of an unfinished tile's rows the rest hold what was there before.
+    fn block(&self, bytes: Bytes, first: usize, inputs: InputRows, panels: Range<usize>) {
+        let InputRows { rows, count } = inputs;
+        let tile = self.kernel.rows;
+        let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
+        let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
+        let map = &self.dst;
+        let area = map.height * map.width;
+        let (mut n, mut y, mut x) = (first / area, first % area / map.width, first % map.width);
+        for place in &mut dst[..count] {
+            *place = bytes.dst.wrapping_add(distance(map, n, y, x));
+            x += 1;
+            if x == map.width {
+                (x, y) = (0, y + 1);
+            }
+            if y == map.height {
+                (y, n) = (0, n + 1);
+            }
+        }
+        let weights: &[u8] = bytemuck::cast_slice(&self.weights);
+        for panel in panels {
+            let first_channel = panel * CHANNELS;
+            let channels = CHANNELS.min(self.dst.channels - first_channel);
+            let kernel = if channels > CHANNELS / 2 { self.kernel.whole } else { self.kernel.half };
+            for row in (0..count).step_by(tile) {
+                let arguments = DotArguments {
+                    rows: rows.wrapping_add(row * self.row_bytes),
+                    row_stride: self.row_bytes,
+                    groups: self.row_bytes / 4,
+                    weights: weights[panel * self.row_bytes * CHANNELS..].as_ptr(),
+                    start: self.start[first_channel..].as_ptr(),
+                    sums: sums[row * CHANNELS..].as_mut_ptr(),
+                };
+                // SAFETY: `DotKernel::available` has found the instructions; whole tiles of rows can be read and
+                // whole tiles of sums written.
+                unsafe { kernel(&arguments) };
+            }
+            let (finisher, dst) = (&self.finisher, &dst[..count]);
+            simd::run(self.isa, FinishRows { finisher, sums: &sums, first_channel, channels, dst });
+        }
+    }
+
+    /// The whole convolution, at the maps that `bytes` point to.
+    pub fn run_at(&self, bytes: Bytes) {
         let pixels = self.dst.batch * self.dst.height * self.dst.width;
         let panels = self.start.len() / CHANNELS;
         let threads = threads::useful_threads(self.macs);
@@ -249,5 +349,16 @@ impl FastKernel for DenseFast {
             let panels = threads::part(panels, groups, task % groups);
             self.pixels(bytes, pixels, panels);
         });
+    }
+}
+
+impl FastKernel for DenseFast {
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn run(&self, step: &Step, memory: &Memory) {
+        assert_eq!(maps(step), Some((self.src, self.dst)), "not the step that the kernel was prepared for");
+        self.run_at(Bytes::new(step, memory));
     }
 }

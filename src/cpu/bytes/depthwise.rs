@@ -1,7 +1,7 @@
-//! Depthwise convolution of bytes: sixteen channels of some pixels of a row at a time, taps in pairs.
+//! Depthwise convolution of bytes: sixteen channels of some pixels of a row at a time.
 
 use super::super::conv::distance;
-use super::super::simd::pairs::{self, CHANNELS, TapArguments, TapKernel, slot};
+use super::super::simd::dots::{CHANNELS, TapArguments, TapKernel};
 use super::super::simd::{self, Vector, Work};
 use super::super::{Isa, Memory, threads};
 use super::finish::Finisher;
@@ -26,8 +26,9 @@ pub struct DepthwiseFast {
     src: FeatureMap,
     dst: FeatureMap,
     signed: bool,
-    pairs: usize,
-    /// `[panel][pair][CHANNELS][2]`, channels in the order of [`slot`].
+    /// Taps of a channel, whole groups of the kernel's.
+    taps: usize,
+    /// `[panel]` and then as [`TapKernel::place`] says.
     weights: Vec<i16>,
     /// What sums start with, padded to whole panels.
     start: Vec<i32>,
@@ -49,25 +50,25 @@ impl DepthwiseFast {
         if !fits || taps == 0 || conv.weights.len() != channels * taps {
             return None;
         }
-        let (pairs, panels) = (taps.div_ceil(2), channels.div_ceil(CHANNELS));
-        let mut weights = vec![0i16; panels * pairs * 2 * CHANNELS];
+        let kernel = TapKernel::best(isa);
+        let (padded, panels) = (taps.next_multiple_of(kernel.group), channels.div_ceil(CHANNELS));
+        let mut weights = vec![0i16; panels * padded * CHANNELS];
         for (c, filter) in conv.weights.chunks_exact(taps).enumerate() {
             for (tap, &w) in filter.iter().enumerate() {
-                let pair = c / CHANNELS * pairs + tap / 2;
-                weights[(pair * CHANNELS + slot(c % CHANNELS)) * 2 + tap % 2] = w;
+                weights[c / CHANNELS * padded * CHANNELS + kernel.place(tap, c % CHANNELS)] = w;
             }
         }
         Some(DepthwiseFast {
-            label: label_of(conv, isa),
+            label: label_of(conv, isa.name()),
             isa,
-            kernel: pairs::tap_kernel(isa),
+            kernel,
             window: conv.window,
             src,
             dst,
             signed: conv.from.signed,
-            pairs,
+            taps: padded,
             weights,
-            start: start_of(conv),
+            start: start_of(conv, conv.from.zero),
             zeros: vec![conv.from.zero as u8; src.width * src.pixel_stride + panels * CHANNELS],
             inside: inside(&conv.window, src.width, dst.width),
             apart: step.reads[0].buffer != step.writes[0].buffer,
@@ -101,9 +102,9 @@ impl Work for Rows<'_> {
         let (window, map, channels) = (&conv.window, &conv.src, conv.dst.channels);
         let [kernel_y, kernel_x] = window.kernel;
         let mut lines = vec![conv.zeros.as_ptr(); kernel_y];
-        let mut taps = vec![conv.zeros.as_ptr(); 2 * conv.pairs];
+        let mut taps = vec![conv.zeros.as_ptr(); conv.taps];
         // The last channels of all taps, where a vector of them would reach beyond the map.
-        let mut ends = vec![[0u8; CHANNELS]; 2 * conv.pairs];
+        let mut ends = vec![[0u8; CHANNELS]; conv.taps];
         let ends_at: Vec<*mut u8> = ends.iter_mut().map(|end| end.as_mut_ptr()).collect();
         let mut sums = [0i32; PIXELS * CHANNELS];
         let mut places = [std::ptr::null_mut(); PIXELS];
@@ -134,12 +135,12 @@ impl Work for Rows<'_> {
                     let count = CHANNELS.min(channels - channel);
                     let arguments = TapArguments {
                         taps: taps.as_ptr(),
-                        pairs: conv.pairs,
+                        count: conv.taps,
                         pixels,
                         step: window.stride[1] * map.pixel_stride,
                         channel,
                         signed: conv.signed,
-                        weights: conv.weights[panel * conv.pairs * 2 * CHANNELS..].as_ptr(),
+                        weights: conv.weights[panel * conv.taps * CHANNELS..].as_ptr(),
                         start: conv.start[channel..].as_ptr(),
                         sums: sums.as_mut_ptr(),
                     };
@@ -147,13 +148,13 @@ impl Work for Rows<'_> {
                     // inside src or the line of zeros, and so is what is read behind the last channels.
                     unsafe {
                         if count == CHANNELS || conv.readable(bytes, &arguments, &taps) {
-                            (conv.kernel)(&arguments);
+                            (conv.kernel.run)(&arguments);
                         } else {
                             for p in 0..pixels {
                                 for (&end, tap) in ends_at.iter().zip(&taps) {
                                     std::ptr::copy_nonoverlapping(tap.add(channel + p * arguments.step), end, count);
                                 }
-                                (conv.kernel)(&TapArguments {
+                                (conv.kernel.run)(&TapArguments {
                                     taps: ends_at.as_ptr().cast(),
                                     pixels: 1,
                                     channel: 0,

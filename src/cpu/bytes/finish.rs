@@ -1,7 +1,7 @@
 //! From sums to bytes, a vector of channels at a time.
 
 use super::super::simd::activate::{Activate, Clip};
-use super::super::simd::pairs::CHANNELS;
+use super::super::simd::dots::CHANNELS;
 use super::super::simd::tile::{Epilogue, Finish};
 use super::super::simd::{SHIFT, Vector, Work};
 use crate::infer::kernels::bytes::conv::{After, Requantise};

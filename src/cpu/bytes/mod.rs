@@ -4,36 +4,48 @@
 mod dense;
 mod depthwise;
 mod finish;
+mod grouped;
 pub mod pointwise;
 #[cfg(test)]
 mod tests;
 pub mod window;
 
 use super::Isa;
-use super::simd::pairs::CHANNELS;
+use super::simd::dots::{CHANNELS, DotKernel};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
+use dense::DenseFast;
 
-/// The fast form of a convolution; `None` for groups that are neither one nor as many as channels.
+/// The fast form of a convolution.
 pub fn prepare_conv(kernel: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
-    if kernel.groups == 1 {
-        return Some(Box::new(dense::DenseFast::new(kernel, step, isa)?));
-    }
-    Some(Box::new(depthwise::DepthwiseFast::new(kernel, step, isa)?))
+    let (low, high) = kernel.weights.iter().fold((0, 0), |(low, high), &w| (w.min(low), w.max(high)));
+    prepare_conv_by(DotKernel::best(isa, low..=high), kernel, step, isa)
 }
 
-fn label_of(conv: &ByteConv, isa: Isa) -> String {
-    format!("{}_{}", conv.label(), isa.name())
+/// The same with sums by a kernel, which must take the weights. Depthwise ones have a kernel of their own.
+fn prepare_conv_by(dot: DotKernel, conv: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
+    let (src, dst) = maps(step)?;
+    if conv.groups == 1 {
+        return Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?));
+    }
+    if conv.groups == dst.channels && conv.groups == src.channels {
+        return Some(Box::new(depthwise::DepthwiseFast::new(conv, step, isa)?));
+    }
+    Some(Box::new(grouped::GroupedFast::new(conv, src, dst, isa, dot)?))
+}
+
+fn label_of(conv: &ByteConv, kernel: &str) -> String {
+    format!("{}_{kernel}", conv.label())
 }
 
 /// What the sums of each output channel start with: less what the zero point of the inputs adds. Padded to whole panels.
-fn start_of(conv: &ByteConv) -> Vec<i32> {
+fn start_of(conv: &ByteConv, zero: i32) -> Vec<i32> {
     let channels = conv.bias.len();
     let per_channel = (conv.weights.len() / channels.max(1)).max(1);
     let sum = |filter: &[i16]| filter.iter().map(|&w| i32::from(w)).sum::<i32>();
-    let mut start: Vec<i32> = conv.weights.chunks_exact(per_channel).map(|f| -conv.from.zero * sum(f)).collect();
+    let mut start: Vec<i32> = conv.weights.chunks_exact(per_channel).map(|f| -zero * sum(f)).collect();
     start.resize(channels.next_multiple_of(CHANNELS), 0);
     start
 }
@@ -55,6 +67,11 @@ struct Bytes {
 unsafe impl Sync for Bytes {}
 
 impl Bytes {
+    /// Further by so many elements.
+    fn moved(self, src: usize, dst: usize) -> Bytes {
+        Bytes { src: self.src.wrapping_add(src), dst: self.dst.wrapping_add(dst) }
+    }
+
     fn new(step: &Step, memory: &super::Memory) -> Bytes {
         Bytes { src: memory.byte_pointer(&step.reads[0]), dst: memory.byte_pointer(&step.writes[0]) }
     }

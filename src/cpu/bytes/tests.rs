@@ -1,9 +1,10 @@
 //! Every fast kernel on bytes against its twin, to the last bit, on odd shapes.
 
+use super::super::simd::dots::DotKernel;
 use super::super::{Isa, Memory};
 use crate::infer::activation::Activation;
 use crate::infer::bytes::{ByteScale, Table};
-use crate::infer::kernel::{ByteKernel, OnBytes};
+use crate::infer::kernel::{ByteKernel, FastKernel, OnBytes};
 use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::bytes::convert::{Dequantise, Quantise};
@@ -47,8 +48,8 @@ fn map(buffer: usize, [n, c, h, w]: [usize; 4], before: usize, gap: usize) -> Vi
     View { buffer: BufferId(buffer), offset: before, shape: vec![n, c, h, w], strides: vec![h * w * p, 1, w * p, p] }
 }
 
-/// Memory after a step on random bytes, by the twin or by the fast form.
-fn after(step: &Step, isa: Option<Isa>) -> Option<Vec<u32>> {
+/// Memory after a step on random bytes, by the twin or by a fast form.
+fn after(step: &Step, fast: Option<&dyn FastKernel>) -> Vec<u32> {
     let views: Vec<&View> = step.reads.iter().chain(&step.writes).collect();
     let mut len = 0;
     let spans = views
@@ -67,27 +68,44 @@ fn after(step: &Step, isa: Option<Isa>) -> Option<Vec<u32>> {
             cell.set(f32::from_bits(u32::from_le_bytes([byte[0], byte[1], byte[2], 0x3f + (byte[3] & 0x81)])));
         }
     }
-    match isa {
+    match fast {
         None => {
             let ids: Vec<BufferId> = views.iter().map(|view| view.buffer).collect();
             let cells = memory.cells_many(&ids);
             let (reads, writes) = cells.split_at(step.reads.len());
             step.kernel.run_twin(step, reads, writes);
         }
-        Some(isa) => step.kernel.fast(step, isa)?.run(step, &memory),
+        Some(fast) => fast.run(step, &memory),
     }
-    Some(
-        views.iter().flat_map(|v| memory.slice_mut(v.buffer).iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect(),
-    )
+    views.iter().flat_map(|v| memory.slice_mut(v.buffer).iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+}
+
+fn step_of(kernel: impl ByteKernel + 'static, reads: Vec<View>, write: View) -> Step {
+    Step { node: "test".into(), kernel: Arc::new(OnBytes(kernel)), reads, writes: vec![write], macs: 0 }
 }
 
 /// The fast form of every instruction set leaves what the twin leaves, in and around the views.
 fn check(kernel: impl ByteKernel + 'static, reads: Vec<View>, write: View) {
     let what = format!("{} {:?} {:?}", kernel.label(), reads[0].shape, write.shape);
-    let step = Step { node: "test".into(), kernel: Arc::new(OnBytes(kernel)), reads, writes: vec![write], macs: 0 };
+    let step = step_of(kernel, reads, write);
     let wanted = after(&step, None);
     for isa in Isa::available() {
-        assert!(after(&step, Some(isa)) == wanted, "{what} on {}", isa.name());
+        let fast = step.kernel.fast(&step, isa).expect("a fast form");
+        assert!(after(&step, Some(&*fast)) == wanted, "{what} on {}", isa.name());
+    }
+}
+
+/// The same by every kernel for sums of products that takes the weights.
+fn check_conv(kernel: ByteConv, src: &View, dst: View) {
+    let what = format!("{} {:?} {:?}", kernel.label(), src.shape, dst.shape);
+    let step = step_of(kernel.clone(), vec![src.clone()], dst);
+    let wanted = after(&step, None);
+    let (low, high) = (kernel.weights.iter().min().expect("weights"), kernel.weights.iter().max().expect("weights"));
+    for isa in Isa::available() {
+        for dot in DotKernel::available(isa).into_iter().filter(|dot| dot.takes(&(*low..=*high))) {
+            let fast = super::prepare_conv_by(dot, &kernel, &step, isa).expect("a fast form");
+            assert!(after(&step, Some(&*fast)) == wanted, "{what} by {} on {}", dot.name, isa.name());
+        }
     }
 }
 
@@ -100,7 +118,9 @@ fn out_size(w: &Window, size: [usize; 2]) -> [usize; 2] {
 
 fn conv(window: Window, [inputs, outputs, groups]: [usize; 3], signed: bool, kind: usize) -> ByteConv {
     let len = outputs * (inputs / groups) * window.taps();
-    let weights: Vec<i16> = random(7, len).into_iter().map(|b| i16::from(b as i8)).collect();
+    // Bytes, bytes that are not the least, or bytes less a zero point.
+    let (least, zero) = [(-128, 0), (-127, 0), (-128, 60)][outputs % 3];
+    let weights = random(7, len).into_iter().map(|b| i16::from((b as i8).max(least)) - zero).collect();
     let (from, to) = (scale(signed, 0.02, if signed { -3.0 } else { 117.0 }), scale(!signed, 1.3, 9.0));
     let then = scale(signed, 0.9, 20.0);
     let function: fn(f32) -> f32 = if kind == 2 { |x| x.clamp(0.0, 90.0) } else { |x| (x * 0.1).sin() * 50.0 };
@@ -131,10 +151,35 @@ fn convolutions_give_the_twins_bytes() {
             let src = map(0, shape, 2 * (j % 2), j % 2);
             for outputs in [1, 5, 16, 23] {
                 let kernel = conv(window, [c, outputs, 1], (i + j) % 2 == 0, (i + j + outputs) % 4);
-                check(kernel, vec![src.clone()], map(1, [n, outputs, oh, ow], 1, 2));
+                check_conv(kernel, &src, map(1, [n, outputs, oh, ow], 1, 2));
             }
             let kernel = conv(window, [c, c, c], (i + j) % 2 == 1, (i + j) % 4);
-            check(kernel, vec![src], map(1, [n, c, oh, ow], 1, 2));
+            check_conv(kernel, &src, map(1, [n, c, oh, ow], 1, 2));
+        }
+    }
+}
+
+#[test]
+fn convolutions_of_groups_give_the_twins_bytes() {
+    for (i, window) in WINDOWS.into_iter().enumerate() {
+        for [inputs, outputs, groups] in [[6, 4, 2], [5, 10, 5], [40, 34, 2], [12, 21, 3]] {
+            let [oh, ow] = out_size(&window, [6, 5]);
+            let kernel = conv(window, [inputs, outputs, groups], i % 2 == 0, i % 4);
+            check_conv(kernel, &map(0, [2, inputs, 6, 5], 1, 3), map(1, [2, outputs, oh, ow], 2, 0));
+        }
+    }
+}
+
+/// Pixels that need not be gathered, more of them than a block, and depths of every remainder of a group.
+#[test]
+fn pointwise_convolutions_of_neighbours_give_the_twins_bytes() {
+    for (i, channels) in [4, 8, 20, 7, 64].into_iter().enumerate() {
+        for signed in [false, true] {
+            for outputs in [3, 16, 37] {
+                let kernel = conv(WINDOWS[0], [channels, outputs, 1], signed, i % 4);
+                let shape = [1, channels, 9, 13];
+                check_conv(kernel, &map(0, shape, 4 * i, 0), map(1, [1, outputs, 9, 13], 3, 5));
+            }
         }
     }
 }
@@ -144,14 +189,7 @@ fn a_twin_is_a_sum_in_f64() {
     let window = WINDOWS[1];
     let kernel = conv(window, [3, 5, 1], false, 1);
     let (src, dst) = (map(0, [1, 3, 4, 5], 0, 0), map(1, [1, 5, 4, 5], 0, 0));
-    let step = Step {
-        node: "test".into(),
-        kernel: Arc::new(OnBytes(kernel.clone())),
-        reads: vec![src.clone()],
-        writes: vec![dst.clone()],
-        macs: 0,
-    };
-    let memory = after(&step, None).expect("runs");
+    let memory = after(&step_of(kernel.clone(), vec![src.clone()], dst.clone()), None);
     let bytes: Vec<u8> = memory.iter().flat_map(|word| word.to_le_bytes()).collect();
     let second = 4 * (src.end() + 5);
     let mut off = 0;

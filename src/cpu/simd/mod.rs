@@ -14,9 +14,9 @@ pub mod activate;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+pub mod dots;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
-pub mod pairs;
 pub mod portable;
 pub mod tile;
 pub mod transpose;
