@@ -30,7 +30,7 @@ const TAPS_ON_STACK: usize = 25;
 
 /// The fast form of a convolution step; `None` where the views are no feature maps or do not fit the weights.
 pub fn prepare(kernel: &Conv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
-    if let Some(fast) = Winograd::new(kernel, step, isa).filter(Winograd::pays) {
+    if let Some(fast) = Winograd::new(kernel, step, isa, true) {
         return Some(Box::new(fast));
     }
     Some(Box::new(ConvFast::new(kernel, step, isa)?))
@@ -38,7 +38,7 @@ pub fn prepare(kernel: &Conv, step: &Step, isa: Isa) -> Option<Box<dyn FastKerne
 
 /// Every fast form of a convolution step, first the one that [`prepare`] takes.
 pub fn forms(kernel: &Conv, step: &Step, isa: Isa) -> Vec<Box<dyn FastKernel>> {
-    let winograd = Winograd::new(kernel, step, isa);
+    let winograd = Winograd::new(kernel, step, isa, false);
     let pays = winograd.as_ref().is_some_and(Winograd::pays);
     let mut forms: Vec<Box<dyn FastKernel>> = Vec::new();
     forms.extend(ConvFast::new(kernel, step, isa).map(|form| Box::new(form) as Box<dyn FastKernel>));

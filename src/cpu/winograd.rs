@@ -4,6 +4,10 @@
 //! A tile of 6×6 input pixels becomes 4×4 output pixels. For each of the 36 points of the transformed tile a matrix
 //! product over the input channels remains, which the register tile of the other convolutions does. Some tiles at a
 //! time go through all three steps, so that what lies between the steps stays in the second-level cache.
+//!
+//! Transformed filters are four times as large as filters. Where they would not stay in a cache either and a block has
+//! enough tiles, filters are kept as they are and transformed for each block, a panel and a third of the points at a time:
+//! less memory, and often less time than it takes to read the transformed ones.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -11,7 +15,7 @@ use std::sync::Arc;
 
 use super::conv::{Maps, distance, windowed_maps};
 use super::packed::{self, Packed};
-use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TileArguments};
+use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TileArguments, TileKernel};
 use super::simd::{self, Aligned, Vector, Work, load, store};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
@@ -25,8 +29,16 @@ const IN: usize = OUT + 2;
 const POINTS: usize = IN * IN;
 /// Transformed inputs and products of the tiles that are worked on together.
 const BLOCK_BYTES: usize = 576 << 10;
-/// Transformed weights are four times as large as weights; beyond this they would come from main memory.
-const WEIGHTS_BYTES_MAX: usize = 16 << 20;
+/// Filters whose transformed form is larger are transformed for each block, given [`LEAN_TILES`].
+const LEAN_BYTES: usize = 1 << 20;
+/// Tiles of a block that make up for transforming the filters again.
+const LEAN_TILES: usize = 9;
+/// Transformed filters of a larger size are not kept whatever the tiles.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// The points are made in three groups of two rows, which have parts in common.
+const GROUPS: [[usize; 2]; 3] = [[0, 5], [1, 2], [3, 4]];
+const GROUP_POINTS: usize = 2 * IN;
 
 thread_local! {
     /// What lies between the steps; as large as the largest layer on this thread needs.
@@ -43,8 +55,9 @@ pub struct Winograd {
     dst: FeatureMap,
     residual: Option<FeatureMap>,
     epilogue: Epilogue,
-    /// `[point][panel][in][channel]`
+    /// Transformed, `[point][panel][in][channel]`; or where that is made for each block `[panel][in][tap][channel]`.
     weights: Arc<Packed>,
+    is_lean: bool,
     /// Vectors of each panel.
     panels: Vec<usize>,
     /// Padded to whole vectors.
@@ -56,29 +69,95 @@ pub struct Winograd {
     macs: u64,
 }
 
-/// The transformed filter: G·g·Gᵀ, with G = [¼ 0 0; −⅙ −⅙ −⅙; −⅙ ⅙ −⅙; 1/24 1/12 ⅙; 1/24 −1/12 ⅙; 0 0 1].
-fn transform_filter<const L: usize>(taps: &[[f32; L]; 9], points: &mut [[f32; L]; POINTS]) {
-    fn line<const L: usize>(g: [&[f32; L]; 3]) -> [[f32; L]; IN] {
-        let each = |f: fn(f32, f32, f32) -> f32| std::array::from_fn(|i| f(g[0][i], g[1][i], g[2][i]));
-        [
-            each(|a, _, _| a * 0.25),
-            each(|a, b, c| (a + b + c) * (-1.0 / 6.0)),
-            each(|a, b, c| (a - b + c) * (-1.0 / 6.0)),
-            each(|a, b, c| (a + 2.0 * b + 4.0 * c) * (1.0 / 24.0)),
-            each(|a, b, c| (a - 2.0 * b + 4.0 * c) * (1.0 / 24.0)),
-            each(|_, _, c| c),
-        ]
+/// G·g for two of its six rows, with G = [¼ 0 0; −⅙ −⅙ −⅙; −⅙ ⅙ −⅙; 1/24 1/12 ⅙; 1/24 −1/12 ⅙; 0 0 1].
+#[inline(always)]
+unsafe fn filter_rows<V: Vector, const GROUP: usize>(g: [V; 3]) -> [V; 2] {
+    // SAFETY: called with the vectors of an instruction set that is there.
+    unsafe {
+        match GROUP {
+            0 => [g[0].mul(V::splat(0.25)), g[2]],
+            1 => {
+                let (outer, factor) = (g[0].add(g[2]), V::splat(-1.0 / 6.0));
+                [outer.add(g[1]).mul(factor), outer.sub(g[1]).mul(factor)]
+            }
+            _ => {
+                let outer = g[0].mul(V::splat(1.0 / 24.0)).add(g[2].mul(V::splat(1.0 / 6.0)));
+                let inner = g[1].mul(V::splat(1.0 / 12.0));
+                [outer.add(inner), outer.sub(inner)]
+            }
+        }
     }
-    let columns: [[[f32; L]; IN]; 3] = std::array::from_fn(|x| line([&taps[x], &taps[3 + x], &taps[6 + x]]));
-    for y in 0..IN {
-        let row = line([&columns[0][y], &columns[1][y], &columns[2][y]]);
-        points[y * IN..][..IN].copy_from_slice(&row);
+}
+
+/// The transformed filters G·g·Gᵀ of a panel at one group of points.
+struct TransformPanel<'a> {
+    /// `[in][tap][channel]`
+    taps: &'a [f32],
+    group: usize,
+    /// Vectors of the panel.
+    vectors: usize,
+    ins: usize,
+    /// The first points of the group's two rows, `[in][channel]`; the others follow, so far apart.
+    rows: [*mut f32; 2],
+    plane: usize,
+}
+
+impl Work for TransformPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        assert!(self.taps.len() >= self.ins * 9 * self.vectors * V::LANES);
+        // SAFETY: the taps are there; by whoever made this, so is room for the points.
+        unsafe {
+            match self.group {
+                0 => self.all::<V, 0>(),
+                1 => self.all::<V, 1>(),
+                _ => self.all::<V, 2>(),
+            }
+        }
+    }
+}
+
+impl TransformPanel<'_> {
+    #[inline(always)]
+    unsafe fn all<V: Vector, const GROUP: usize>(self) {
+        let panel = self.vectors * V::LANES;
+        for (c, v) in (0..self.ins).flat_map(|c| (0..self.vectors).map(move |v| (c, v))) {
+            // SAFETY: see `run`.
+            unsafe {
+                let taps = self.taps.as_ptr().add(c * 9 * panel + v * V::LANES);
+                let column = |x: usize| {
+                    let tap = |y: usize| V::load(taps.add((3 * y + x) * panel));
+                    filter_rows::<V, GROUP>([tap(0), tap(1), tap(2)])
+                };
+                let columns = [column(0), column(1), column(2)];
+                for y in 0..2 {
+                    let row = [columns[0][y], columns[1][y], columns[2][y]];
+                    let to = self.rows[y].add(c * panel + v * V::LANES);
+                    let [first, last] = filter_rows::<V, 0>(row);
+                    let [second, third] = filter_rows::<V, 1>(row);
+                    let [fourth, fifth] = filter_rows::<V, 2>(row);
+                    for (x, value) in [first, second, third, fourth, fifth, last].into_iter().enumerate() {
+                        value.store(to.add(x * self.plane));
+                    }
+                }
+            }
+        }
     }
 }
 
 impl Winograd {
-    /// `None` where the step is no such convolution.
-    pub fn new(conv: &Conv, step: &Step, isa: Isa) -> Option<Winograd> {
+    /// `None` where the step is no such convolution, or if asked, where this does not pay.
+    pub fn new(conv: &Conv, step: &Step, isa: Isa, if_it_pays: bool) -> Option<Winograd> {
+        let plan = Self::plan(conv, step, isa).filter(|plan| !if_it_pays || plan.pays())?;
+        let kept_bytes = POINTS * plan.src.channels * plan.width() * 4;
+        let is_lean = kept_bytes > LEAN_BYTES && plan.tiles[0] * plan.tiles[1] >= LEAN_TILES;
+        (is_lean || kept_bytes <= KEPT_BYTES_MAX).then(|| plan.with_filters(&conv.weights, is_lean))
+    }
+
+    /// All but the filters.
+    fn plan(conv: &Conv, step: &Step, isa: Isa) -> Option<Winograd> {
         let window = conv.window;
         if window.kernel != [3, 3] || window.stride != [1, 1] || window.dilation != [1, 1] {
             return None;
@@ -91,11 +170,8 @@ impl Winograd {
         let kernels = Kernels::new(isa)?;
         let lanes = kernels.lanes;
         let vectors = outs.div_ceil(lanes);
-        let panels: Vec<usize> =
-            (0..vectors).step_by(PANEL_VECTORS).map(|v| (vectors - v).min(PANEL_VECTORS)).collect();
-        if POINTS * ins * vectors * lanes * 4 > WEIGHTS_BYTES_MAX {
-            return None;
-        }
+        let mut bias = Aligned::zeros(vectors * lanes);
+        bias[..outs].copy_from_slice(&conv.bias);
         Some(Winograd {
             isa,
             pads: [window.pads[0], window.pads[1]],
@@ -103,15 +179,10 @@ impl Winograd {
             dst,
             residual,
             epilogue: Epilogue { activation: conv.activation, residual: conv.residual },
-            weights: packed::packed(&conv.weights, [lanes, POINTS, ins], || {
-                Self::transform(&conv.weights, ins, outs, &panels, lanes)
-            }),
-            panels,
-            bias: {
-                let mut bias = Aligned::zeros(vectors * lanes);
-                bias[..outs].copy_from_slice(&conv.bias);
-                bias
-            },
+            weights: Arc::new(Packed { values: Aligned::default() }),
+            is_lean: false,
+            panels: (0..vectors).step_by(PANEL_VECTORS).map(|v| (vectors - v).min(PANEL_VECTORS)).collect(),
+            bias,
             zeros: Aligned::zeros(ins.max(PANEL_VECTORS * lanes)),
             tiles: [dst.height.div_ceil(OUT), dst.width.div_ceil(OUT)],
             macs: (dst.batch * dst.height * dst.width * outs * ins * 9) as u64,
@@ -119,34 +190,38 @@ impl Winograd {
         })
     }
 
-    fn transform(weights: &[f32], ins: usize, outs: usize, panels: &[usize], lanes: usize) -> Aligned {
-        const L: usize = 16;
-        let width: usize = panels.iter().sum::<usize>() * lanes;
-        let mut all = Aligned::zeros(POINTS * ins * width);
-        let mut points = [[0.0; L]; POINTS];
+    fn with_filters(mut self, weights: &Arc<Vec<f32>>, is_lean: bool) -> Winograd {
+        self.is_lean = is_lean;
+        let points = if is_lean { 9 } else { POINTS };
+        self.weights = packed::packed(weights, [self.kernels.lanes, points, self.src.channels], || self.pack(weights));
+        self
+    }
+
+    fn pack(&self, weights: &[f32]) -> Aligned {
+        let (ins, outs, lanes, width) = (self.src.channels, self.dst.channels, self.kernels.lanes, self.width());
+        let mut taps = Aligned::zeros(if self.is_lean { width * ins * 9 } else { PANEL_VECTORS * lanes * ins * 9 });
+        let mut all = Aligned::zeros(if self.is_lean { 0 } else { POINTS * ins * width });
         let mut first = 0;
-        for vectors in panels {
+        for &vectors in &self.panels {
             let panel = vectors * lanes;
-            for c in 0..ins {
-                for start in (0..panel.min(outs - first)).step_by(L) {
-                    let count = L.min(outs - first - start).min(panel - start);
-                    let mut taps = [[0.0; L]; 9];
-                    for n in 0..count {
-                        let filter = &weights[((first + start + n) * ins + c) * 9..][..9];
-                        for (tap, &w) in taps.iter_mut().zip(filter) {
-                            tap[n] = w;
-                        }
-                    }
-                    transform_filter(&taps, &mut points);
-                    for (point, values) in points.iter().enumerate() {
-                        let at = point * ins * width + first * ins + c * panel + start;
-                        all[at..at + count].copy_from_slice(&values[..count]);
-                    }
+            let here = if self.is_lean { &mut taps[first * ins * 9..] } else { &mut taps[..] };
+            // A last panel may have lanes left.
+            here[..ins * 9 * panel].fill(0.0);
+            for (n, filters) in weights.chunks_exact(ins * 9).enumerate().skip(first).take(panel.min(outs - first)) {
+                for (at, &w) in filters.iter().enumerate() {
+                    here[at * panel + n - first] = w;
+                }
+            }
+            if !self.is_lean {
+                let plane = ins * width;
+                for (group, rows) in GROUPS.iter().enumerate() {
+                    let rows = rows.map(|y| all[y * IN * plane + first * ins..].as_mut_ptr());
+                    simd::run(self.isa, TransformPanel { taps: &taps, group, vectors, ins, rows, plane });
                 }
             }
             first += panel;
         }
-        all
+        if self.is_lean { taps } else { all }
     }
 
     /// Whether this takes clearly fewer instructions than the direct sum, by rough counts per tile: multiply-adds on
@@ -169,13 +244,21 @@ impl Winograd {
     fn block(&self) -> usize {
         let tall = self.kernels.tallest();
         let per_tile = POINTS * (self.src.channels + self.width()) * 4;
+        if self.is_lean {
+            // A third of it, the group under way, lies in the cache beside its filters; fewer, larger blocks transform them
+            // less often.
+            let filters = GROUP_POINTS * self.src.channels * PANEL_VECTORS * self.kernels.lanes * 4;
+            let tiles = BLOCK_BYTES.saturating_sub(filters) * GROUPS.len() / per_tile;
+            return (tiles / tall).max(2) * tall;
+        }
         (BLOCK_BYTES / per_tile / tall).max(1) * tall
     }
 }
 
 impl FastKernel for Winograd {
     fn label(&self) -> String {
-        format!("winograd_3x3_{}_{}", self.epilogue.activation.label(), self.isa.name())
+        let form = if self.is_lean { "_lean" } else { "" };
+        format!("winograd_3x3{form}_{}_{}", self.epilogue.activation.label(), self.isa.name())
     }
 
     fn run(&self, step: &Step, memory: &super::Memory) {
@@ -213,7 +296,9 @@ impl Work for Part<'_> {
         let in_plane = (block * ins).next_multiple_of(16) + 16;
         let out_plane = (block * width).next_multiple_of(16) + 16;
         let sums = OUT * OUT * width;
-        let needed = POINTS * (in_plane + out_plane) + sums;
+        let panel = PANEL_VECTORS * V::LANES;
+        let filters_len = if w.is_lean { GROUP_POINTS * ins * panel } else { 0 };
+        let needed = POINTS * (in_plane + out_plane) + sums + filters_len;
         // Taken out, not borrowed: code inside a closure of the standard library would not be compiled for the
         // instruction set.
         let mut scratch = SCRATCH.take();
@@ -222,7 +307,8 @@ impl Work for Part<'_> {
         }
         let inputs = scratch.as_mut_ptr();
         let products = inputs.wrapping_add(POINTS * in_plane);
-        let sums = products.wrapping_add(POINTS * out_plane);
+        let filters = products.wrapping_add(POINTS * out_plane);
+        let sums = filters.wrapping_add(filters_len);
         let mut first = self.tiles.start;
         while first < self.tiles.end {
             let count = block.min(self.tiles.end - first);
@@ -231,7 +317,12 @@ impl Work for Part<'_> {
                 for i in 0..count {
                     self.transform_input::<V>(first + i, inputs.add(i * ins), in_plane);
                 }
-                self.multiply(count, (inputs, in_plane), (products, out_plane));
+                let planes = Planes { count, inputs, in_plane, products, out_plane };
+                if w.is_lean {
+                    self.multiply_lean(&planes, filters);
+                } else {
+                    self.multiply(&planes);
+                }
                 for i in 0..count {
                     self.transform_output::<V>(first + i, products.add(i * width), out_plane, sums);
                 }
@@ -239,6 +330,46 @@ impl Work for Part<'_> {
             first += count;
         }
         SCRATCH.set(scratch);
+    }
+}
+
+/// 36 planes each of `count` rows of input channels, and of output channels.
+struct Planes {
+    count: usize,
+    inputs: *const f32,
+    in_plane: usize,
+    products: *mut f32,
+    out_plane: usize,
+}
+
+/// Some rows of a plane, and the kernels for so many.
+struct Rows {
+    count: usize,
+    kernels: [TileKernel; PANEL_VECTORS],
+    inputs: [*const f32; ROWS_MAX],
+    products: [*mut f32; ROWS_MAX],
+}
+
+impl Rows {
+    /// Products with the filters of a panel, `[in][channel]`.
+    ///
+    /// # Safety
+    /// The rows are whole; `weights` are those of a panel of so many vectors.
+    #[inline(always)]
+    unsafe fn multiply(&self, w: &Winograd, vectors: usize, weights: *const f32, first_channel: usize) {
+        let arguments = TileArguments {
+            rows: self.inputs.as_ptr(),
+            runs: 1,
+            run_len: w.src.channels,
+            weights,
+            bias: w.zeros.as_ptr(),
+            out: self.products.as_ptr(),
+            out_offset: first_channel,
+            lo: f32::NEG_INFINITY,
+            hi: f32::INFINITY,
+        };
+        // SAFETY: by contract; `Kernels::new` found the instruction set.
+        unsafe { self.kernels[vectors - 1](&arguments) };
     }
 }
 
@@ -350,51 +481,71 @@ impl Part<'_> {
         }
     }
 
-    /// Products of `count` tiles, for every point.
+    /// Products with filters that are kept transformed, for every point.
     ///
     /// # Safety
-    /// `inputs` and `products` are planes of `count` rows of input and output channels.
-    unsafe fn multiply(
-        &self,
-        count: usize,
-        (inputs, in_plane): (*const f32, usize),
-        (products, out_plane): (*mut f32, usize),
-    ) {
+    /// See [`Planes`].
+    unsafe fn multiply(&self, planes: &Planes) {
         let w = self.winograd;
-        let (ins, width, lanes) = (w.src.channels, w.width(), w.kernels.lanes);
-        let mut rows = [inputs; ROWS_MAX];
-        let mut out = [products; ROWS_MAX];
+        let (ins, width) = (w.src.channels, w.width());
         for point in 0..POINTS {
+            let weights = &w.weights.values[point * width * ins..];
             let mut at = 0;
-            while at < count {
-                let some = (count - at).min(w.kernels.tallest());
-                let (height, kernels) = w.kernels.for_rows(some);
-                for r in 0..height {
-                    // Rows that no tile is left for compute the last one again.
-                    let row = at + r.min(some - 1);
-                    rows[r] = inputs.wrapping_add(point * in_plane + row * ins);
-                    out[r] = products.wrapping_add(point * out_plane + row * width);
-                }
+            while at < planes.count {
+                let rows = self.rows(planes, point, at);
                 let mut first = 0;
                 for &vectors in &w.panels {
-                    let arguments = TileArguments {
-                        rows: rows.as_ptr(),
-                        runs: 1,
-                        run_len: ins,
-                        weights: w.weights.values[(point * width + first) * ins..].as_ptr(),
-                        bias: w.zeros.as_ptr(),
-                        out: out.as_ptr(),
-                        out_offset: first,
-                        lo: f32::NEG_INFINITY,
-                        hi: f32::INFINITY,
-                    };
-                    // SAFETY: by contract; `Kernels::new` found the instruction set.
-                    unsafe { kernels[vectors - 1](&arguments) };
-                    first += vectors * lanes;
+                    // SAFETY: by contract.
+                    unsafe { rows.multiply(w, vectors, weights[first * ins..].as_ptr(), first) };
+                    first += vectors * w.kernels.lanes;
                 }
-                at += some;
+                at += rows.count;
             }
         }
+    }
+
+    /// The same with filters that are transformed first, in `filters`.
+    ///
+    /// # Safety
+    /// See [`Planes`]; `filters` has room for a group of points of a panel.
+    unsafe fn multiply_lean(&self, planes: &Planes, filters: *mut f32) {
+        let w = self.winograd;
+        let ins = w.src.channels;
+        for (group, group_rows) in GROUPS.iter().enumerate() {
+            let mut first = 0;
+            for &vectors in &w.panels {
+                let plane = ins * vectors * w.kernels.lanes;
+                let taps = &w.weights.values[first * ins * 9..];
+                let rows = [filters, filters.wrapping_add(IN * plane)];
+                simd::run(w.isa, TransformPanel { taps, group, vectors, ins, rows, plane });
+                for (place, point) in group_rows.iter().flat_map(|y| y * IN..(y + 1) * IN).enumerate() {
+                    let mut at = 0;
+                    while at < planes.count {
+                        let rows = self.rows(planes, point, at);
+                        // SAFETY: by contract.
+                        unsafe { rows.multiply(w, vectors, filters.wrapping_add(place * plane), first) };
+                        at += rows.count;
+                    }
+                }
+                first += vectors * w.kernels.lanes;
+            }
+        }
+    }
+
+    /// As many tiles from one on as a kernel takes, at a point.
+    fn rows(&self, planes: &Planes, point: usize, at: usize) -> Rows {
+        let w = self.winograd;
+        let count = (planes.count - at).min(w.kernels.tallest());
+        let (height, kernels) = w.kernels.for_rows(count);
+        let mut rows =
+            Rows { count, kernels, inputs: [planes.inputs; ROWS_MAX], products: [planes.products; ROWS_MAX] };
+        for r in 0..height {
+            // Rows that no tile is left for compute the last one again.
+            let row = at + r.min(count - 1);
+            rows.inputs[r] = planes.inputs.wrapping_add(point * planes.in_plane + row * w.src.channels);
+            rows.products[r] = planes.products.wrapping_add(point * planes.out_plane + row * w.width());
+        }
+        rows
     }
 
     /// # Safety
@@ -498,10 +649,13 @@ mod tests {
         let write = map(reads.len(), [batch, outs, oh, ow], 2 * gap, gap);
         let step = step(reads, vec![write]);
         for isa in Isa::available() {
-            let fast = Winograd::new(&conv, &step, isa).expect("feature maps");
-            let got = outputs(&fast, &step, &[&src, &added]);
-            let what = format!("{} {ins}->{outs} {h}x{w} {pads:?} {residual:?} gap {gap}", fast.label());
-            assert_close(&got, &wanted, 1e-5, &what);
+            for is_lean in [false, true] {
+                let fast =
+                    Winograd::plan(&conv, &step, isa).expect("feature maps").with_filters(&conv.weights, is_lean);
+                let got = outputs(&fast, &step, &[&src, &added]);
+                let what = format!("{} {ins}->{outs} {h}x{w} {pads:?} {residual:?} gap {gap}", fast.label());
+                assert_close(&got, &wanted, 1e-5, &what);
+            }
         }
     }
 
@@ -543,7 +697,7 @@ mod tests {
             let (bias, activation, residual) = (Arc::new(vec![0.0; outs]), Activation::None, Residual::None);
             let conv = Conv { window, weights, bias, activation, residual };
             let maps = step(vec![map(0, [1, ins, size, size], 0, 0)], vec![map(1, [1, outs, size, size], 0, 0)]);
-            Winograd::new(&conv, &maps, Isa::Portable).is_some_and(|form| form.pays())
+            Winograd::new(&conv, &maps, Isa::Portable, true).is_some()
         };
         let window = |kernel, dilation| Window {
             kernel: [kernel; 2],
@@ -555,6 +709,7 @@ mod tests {
         assert!(!used(3, 16, 40, window(3, 1)), "few input channels");
         assert!(!used(64, 64, 1, window(3, 1)), "one pixel of a tile");
         assert!(!used(64, 64, 40, window(3, 2)) && !used(64, 64, 40, window(5, 1)));
-        assert!(!used(1024, 1024, 13, window(3, 1)), "weights too large");
+        assert!(used(600, 600, 13, window(3, 1)), "filters that are too large to keep are transformed for each block");
+        assert!(!used(600, 600, 7, window(3, 1)), "and where the tiles are few, neither");
     }
 }
