@@ -122,24 +122,31 @@ impl Work for TransformPanel<'_> {
 impl TransformPanel<'_> {
     #[inline(always)]
     unsafe fn all<V: Vector, const GROUP: usize>(self) {
+        // No closures: they would not be compiled for the instruction set.
         let panel = self.vectors * V::LANES;
-        for (c, v) in (0..self.ins).flat_map(|c| (0..self.vectors).map(move |v| (c, v))) {
-            // SAFETY: see `run`.
-            unsafe {
-                let taps = self.taps.as_ptr().add(c * 9 * panel + v * V::LANES);
-                let column = |x: usize| {
-                    let tap = |y: usize| V::load(taps.add((3 * y + x) * panel));
-                    filter_rows::<V, GROUP>([tap(0), tap(1), tap(2)])
-                };
-                let columns = [column(0), column(1), column(2)];
-                for y in 0..2 {
-                    let row = [columns[0][y], columns[1][y], columns[2][y]];
-                    let to = self.rows[y].add(c * panel + v * V::LANES);
-                    let [first, last] = filter_rows::<V, 0>(row);
-                    let [second, third] = filter_rows::<V, 1>(row);
-                    let [fourth, fifth] = filter_rows::<V, 2>(row);
-                    for (x, value) in [first, second, third, fourth, fifth, last].into_iter().enumerate() {
-                        value.store(to.add(x * self.plane));
+        for c in 0..self.ins {
+            for v in 0..self.vectors {
+                // SAFETY: see `run`.
+                unsafe {
+                    let taps = self.taps.as_ptr().add(c * 9 * panel + v * V::LANES);
+                    let mut columns = [[V::splat(0.0); 3]; 2];
+                    for x in 0..3 {
+                        let taps = taps.add(x * panel);
+                        let column = [V::load(taps), V::load(taps.add(3 * panel)), V::load(taps.add(6 * panel))];
+                        let [first, second] = filter_rows::<V, GROUP>(column);
+                        (columns[0][x], columns[1][x]) = (first, second);
+                    }
+                    for y in 0..2 {
+                        let to = self.rows[y].add(c * panel + v * V::LANES);
+                        let [first, last] = filter_rows::<V, 0>(columns[y]);
+                        let [second, third] = filter_rows::<V, 1>(columns[y]);
+                        let [fourth, fifth] = filter_rows::<V, 2>(columns[y]);
+                        first.store(to);
+                        second.store(to.add(self.plane));
+                        third.store(to.add(2 * self.plane));
+                        fourth.store(to.add(3 * self.plane));
+                        fifth.store(to.add(4 * self.plane));
+                        last.store(to.add(5 * self.plane));
                     }
                 }
             }

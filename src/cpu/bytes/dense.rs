@@ -276,6 +276,7 @@ impl DenseFast {
         let block = self.block.min(pixels.len().next_multiple_of(tile));
         let mut gathered = Aligned::zeros(block * self.row_bytes / 4);
         let gathered: &mut [u8] = bytemuck::cast_slice_mut(&mut gathered);
+        let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
         let mut first = pixels.start;
         while first < pixels.end {
             let mut count = block.min(pixels.end - first);
@@ -289,16 +290,22 @@ impl DenseFast {
                 simd::run(self.isa, Gather { conv: self, bytes, pixels, rows: gathered });
                 gathered.as_ptr()
             };
-            self.block(bytes, first, InputRows { rows, count }, panels.clone());
+            self.block(bytes, first, InputRows { rows, count }, panels.clone(), &mut sums);
             first += count;
         }
     }
 
     /// Some panels for the pixels from `first` on. Of an unfinished tile's rows the rest hold what was there before.
-    fn block(&self, bytes: Bytes, first: usize, inputs: InputRows, panels: Range<usize>) {
+    fn block(
+        &self,
+        bytes: Bytes,
+        first: usize,
+        inputs: InputRows,
+        panels: Range<usize>,
+        sums: &mut [i32; BLOCK_ROWS * CHANNELS],
+    ) {
         let InputRows { rows, count } = inputs;
         let tile = self.kernel.rows;
-        let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
         let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
         let map = &self.dst;
         let area = map.height * map.width;
@@ -332,7 +339,7 @@ impl DenseFast {
                 unsafe { kernel(&arguments) };
             }
             let (finisher, dst) = (&self.finisher, &dst[..count]);
-            simd::run(self.isa, FinishRows { finisher, sums: &sums, first_channel, channels, dst });
+            simd::run(self.isa, FinishRows { finisher, sums, first_channel, channels, dst });
         }
     }
 

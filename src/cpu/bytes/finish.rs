@@ -7,6 +7,9 @@ use super::super::simd::{SHIFT, Vector, Work};
 use crate::infer::kernels::bytes::conv::{After, Requantise};
 use crate::infer::kernels::conv::Residual;
 
+/// Vectors of a panel where they are smallest.
+const MOST_VECTORS: usize = 4;
+
 /// A [`Requantise`] with its factors padded to whole panels.
 #[derive(Debug)]
 pub struct Finisher {
@@ -54,6 +57,42 @@ impl Finisher {
         }
     }
 
+    /// A whole panel without activation or table: factors stay in registers.
+    #[inline(always)]
+    unsafe fn whole<V: Vector>(
+        &self,
+        sums: *const i32,
+        (factors, offsets): (*const f32, *const f32),
+        first: usize,
+        dst: &[*mut u8],
+        after: impl Fn(V) -> V,
+    ) {
+        // SAFETY: as `rows`.
+        unsafe {
+            let clip = clip(self.requantise.bounds);
+            let mut of = [(V::splat(0.0), V::splat(0.0)); MOST_VECTORS];
+            let vectors = CHANNELS / V::LANES;
+            for (v, of) in of.iter_mut().enumerate().take(vectors) {
+                *of = (V::load(factors.add(v * V::LANES)), V::load(offsets.add(v * V::LANES)));
+            }
+            for (row, dst) in dst.iter().enumerate() {
+                let (sums, dst) = (sums.add(row * CHANNELS), dst.add(first));
+                let mut steps = [V::splat(0.0); MOST_VECTORS];
+                for v in 0..vectors {
+                    let (factor, offset) = of[v];
+                    steps[v] = after(clip.apply(V::load_i32(sums.add(v * V::LANES)).mul(factor).add(offset)));
+                }
+                if vectors == 1 {
+                    steps[0].store_bytes(dst);
+                } else {
+                    for v in (0..vectors).step_by(2) {
+                        steps[v].store_bytes_with(steps[v + 1], dst.add(v * V::LANES));
+                    }
+                }
+            }
+        }
+    }
+
     /// `after` makes the byte, which the table is then asked for, of steps of the result within their bounds.
     #[inline(always)]
     unsafe fn bytes<V: Vector>(
@@ -70,6 +109,10 @@ impl Finisher {
         unsafe {
             let clip = clip(q.bounds);
             let (factors, offsets) = (q.factors.as_ptr().add(first), q.offsets.as_ptr().add(first));
+            if count == CHANNELS && table.is_none() && q.activation.is_none() {
+                self.whole::<V>(sums, (factors, offsets), first, dst, after);
+                return;
+            }
             for (row, dst) in dst.iter().enumerate() {
                 let (sums, dst) = (sums.add(row * CHANNELS), dst.add(first));
                 // Two roundings, as the twin has them.

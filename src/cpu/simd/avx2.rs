@@ -114,6 +114,15 @@ impl Vector for Avx2 {
         _mm_storel_epi64(to.cast(), _mm_unpacklo_epi32(first, second));
     }
     #[inline(always)]
+    unsafe fn store_bytes_with(self, next: Self, to: *mut u8) {
+        // Within halves of a register; what is saturated is beyond a byte's bounds anyway.
+        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(next.0));
+        let low = _mm256_and_si256(words, _mm256_set1_epi16(0xFF));
+        let bytes = _mm256_packus_epi16(low, low);
+        let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+        _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
+    }
+    #[inline(always)]
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
         let bytes = _mm_loadl_epi64(from.cast());
         let words = if SIGNED { _mm_cvtepi8_epi16(bytes) } else { _mm_cvtepu8_epi16(bytes) };

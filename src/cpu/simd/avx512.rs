@@ -113,6 +113,11 @@ impl Vector for Avx512 {
         _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0)));
     }
     #[inline(always)]
+    unsafe fn store_bytes_with(self, next: Self, to: *mut u8) {
+        self.store_bytes(to);
+        next.store_bytes(to.add(Self::LANES));
+    }
+    #[inline(always)]
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
         Avx2::widen::<SIGNED>(from, to);
     }

@@ -67,6 +67,8 @@ pub trait Vector: Copy {
     unsafe fn load_i32(from: *const i32) -> Self;
     /// The low byte of each lane's nearest integer, halves to even; lanes are within ±2²².
     unsafe fn store_bytes(self, to: *mut u8);
+    /// The same of two vectors, one behind the other; lanes are within ±2¹⁵.
+    unsafe fn store_bytes_with(self, next: Self, to: *mut u8);
     /// Eight bytes, u8 or i8, as i16.
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16);
     unsafe fn sum_lanes(self) -> f32;

@@ -109,6 +109,11 @@ impl Vector for Neon {
         to.cast::<i32>().write_unaligned(vget_lane_s32::<0>(vreinterpret_s32_s8(bytes)));
     }
     #[inline(always)]
+    unsafe fn store_bytes_with(self, next: Self, to: *mut u8) {
+        let [low, high] = [self, next].map(|v| vmovn_s32(vcvtnq_s32_f32(v.0)));
+        vst1_u8(to, vreinterpret_u8_s8(vmovn_s16(vcombine_s16(low, high))));
+    }
+    #[inline(always)]
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
         let bytes = vld1_u8(from);
         let words = if SIGNED { vmovl_s8(vreinterpret_s8_u8(bytes)) } else { vreinterpretq_s16_u16(vmovl_u8(bytes)) };

@@ -122,6 +122,11 @@ impl Vector for Portable {
         to.cast::<[u8; 4]>().write_unaligned(bytes);
     }
     #[inline(always)]
+    unsafe fn store_bytes_with(self, next: Self, to: *mut u8) {
+        self.store_bytes(to);
+        next.store_bytes(to.add(Self::LANES));
+    }
+    #[inline(always)]
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16) {
         for i in 0..8 {
             let byte = *from.add(i);
