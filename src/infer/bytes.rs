@@ -137,6 +137,54 @@ impl Table {
     }
 }
 
+/// The numbers of all bytes in whole units, of which so many can be added in an i32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FixedPoint {
+    pub units: Arc<[i32; 256]>,
+    /// A power of two times the scale of the bytes: numbers of bytes as they are are exact.
+    pub unit: f64,
+    /// The arithmetic that gives exactly these, if there is one.
+    pub multiple: Option<Multiple>,
+}
+
+/// Units that are arithmetic: steps·factor, within bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multiple {
+    pub factor: i32,
+    pub bounds: [i32; 2],
+}
+
+impl FixedPoint {
+    /// The smallest unit is 2⁻¹⁶ steps; numbers have 24 bits at most. `None` where numbers are not finite, or 8 bits are
+    /// too many for a sum of `count`.
+    pub fn new(numbers: &[f32; 256], from: ByteScale, count: usize) -> Option<FixedPoint> {
+        let largest = numbers.iter().fold(0f64, |most, x| most.max(f64::from(x.abs())));
+        let limit = i32::MAX as usize / count.max(1);
+        if limit < 256 || !numbers.iter().all(|x| x.is_finite()) {
+            return None;
+        }
+        let limit = limit.min(1 << 24) as f64;
+        let mut unit = f64::from(from.scale) / 65536.0;
+        while largest / unit > limit - 1.0 {
+            unit *= 2.0;
+        }
+        let units: [i32; 256] = std::array::from_fn(|i| (f64::from(numbers[i]) / unit).round() as i32);
+        let factor = (f64::from(from.scale) / unit) as i32;
+        let bounds = units.iter().fold([i32::MAX, i32::MIN], |[lo, hi], &v| [v.min(lo), v.max(hi)]);
+        let multiple = Multiple { factor, bounds };
+        let is_multiple = (0..256).all(|i| multiple.apply(from.steps(i as u8)) == units[i]);
+        Some(FixedPoint { units: Arc::new(units), unit, multiple: is_multiple.then_some(multiple) })
+    }
+}
+
+impl Multiple {
+    /// The units for so many steps.
+    #[inline(always)]
+    pub fn apply(&self, steps: i32) -> i32 {
+        (steps * self.factor).max(self.bounds[0]).min(self.bounds[1])
+    }
+}
+
 impl Rescale {
     /// The byte for so many steps of what goes in.
     #[inline(always)]
@@ -180,6 +228,26 @@ mod tests {
             }
         }
         assert_eq!(scale.clamp(Activation::Silu), None);
+    }
+
+    #[test]
+    fn fixed_point_is_exact_for_bytes_and_close_for_functions() {
+        let from = ByteScale::new(DType::U8, 0.0713, 100.0).expect("a scale");
+        for count in [1, 49, 1 << 14, 1 << 20] {
+            let plain = FixedPoint::new(&from.numbers(), from, count).expect("fits");
+            let steps = |i: usize| f64::from(from.steps(i as u8)) * f64::from(from.scale);
+            assert!((0..256).all(|i| f64::from(plain.units[i]) * plain.unit == steps(i)), "{count}");
+            assert!(plain.multiple.is_some() && plain.units.iter().all(|&v| v.checked_mul(count as i32).is_some()));
+            for (function, arithmetic) in [(Activation::Clip { lo: -0.5, hi: 6.0 }, true), (Activation::Silu, false)] {
+                let numbers = from.numbers().map(|x| function.apply(x));
+                let units = FixedPoint::new(&numbers, from, count).expect("fits");
+                let off = |i: usize| (f64::from(units.units[i]) * units.unit - f64::from(numbers[i])).abs();
+                assert!((0..256).all(|i| off(i) <= 0.501 * units.unit), "{count} {function:?}");
+                assert_eq!(units.multiple.is_some(), arithmetic, "{count} {function:?}");
+            }
+        }
+        assert_eq!(FixedPoint::new(&from.numbers(), from, 1 << 24), None);
+        assert_eq!(FixedPoint::new(&[f32::INFINITY; 256], from, 4), None);
     }
 
     #[test]

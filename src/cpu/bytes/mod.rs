@@ -1,6 +1,7 @@
 //! Fast forms of the kernels on bytes, see [`crate::infer::kernels::bytes`]. They give the twins' bytes, to the last bit
 //! (but for activations of convolutions that are approximated in vectors, where a byte may be the neighbour of a tie).
 
+pub mod average;
 mod dense;
 mod depthwise;
 mod finish;

@@ -7,6 +7,7 @@ use super::super::{Isa, Memory};
 use crate::infer::bytes::{ByteScale, Rescale, Table};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
+use crate::infer::kernels::bytes::constant::ByteConstant;
 use crate::infer::kernels::bytes::convert::{Dequantise, Quantise};
 use crate::infer::kernels::bytes::copy::ByteCopy;
 use crate::infer::plan::step::Step;
@@ -22,6 +23,7 @@ enum Job<'a> {
     Quantise(ByteScale),
     Dequantise(ByteScale),
     Arithmetic(&'a ByteArithmetic),
+    Constant(&'a ByteConstant),
 }
 
 /// The kernel, which the job is taken from.
@@ -31,6 +33,7 @@ enum Kind {
     Quantise(Quantise),
     Dequantise(Dequantise),
     Arithmetic(ByteArithmetic),
+    Constant(ByteConstant),
 }
 
 #[derive(Debug)]
@@ -76,6 +79,11 @@ pub fn prepare_arithmetic(kernel: &ByteArithmetic, step: &Step, isa: Isa) -> Box
     prepare(Kind::Arithmetic(*kernel), step, isa)
 }
 
+/// A byte and a constant to one byte.
+pub fn prepare_constant(kernel: &ByteConstant, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
+    prepare(Kind::Constant(*kernel), step, isa)
+}
+
 /// Pointers to the first elements of the three views; of f32 where the job says so.
 #[derive(Clone, Copy)]
 struct Places([*mut u8; 3]);
@@ -90,6 +98,7 @@ impl FastKernel for PointwiseFast {
             Kind::Quantise(kernel) => kernel.label(),
             Kind::Dequantise(kernel) => kernel.label(),
             Kind::Arithmetic(kernel) => kernel.label(),
+            Kind::Constant(kernel) => kernel.label(),
         };
         format!("{label}_{}", self.isa.name())
     }
@@ -106,10 +115,12 @@ impl FastKernel for PointwiseFast {
             Kind::Quantise(kernel) => Job::Quantise(kernel.to),
             Kind::Dequantise(kernel) => Job::Dequantise(kernel.from),
             Kind::Arithmetic(kernel) => Job::Arithmetic(kernel),
+            Kind::Constant(kernel) => Job::Constant(kernel),
         };
         let place = |view, is_f32: bool| if is_f32 { memory.pointer(view).cast() } else { memory.byte_pointer(view) };
         let (from, to) = (matches!(job, Job::Quantise(_)), matches!(job, Job::Dequantise(_)));
-        let places = Places([place(a, from), place(b, from), place(dst, to)]);
+        let second = from || matches!(job, Job::Constant(_));
+        let places = Places([place(a, from), place(b, second), place(dst, to)]);
         let places = &places;
         self.blocks.share(|block| simd::run(self.isa, Rows { job, places: *places, block }));
     }
@@ -152,6 +163,13 @@ impl Work for Rows<'_> {
                     (ByteFunction::Mul, [true, true]) => self.arithmetic::<true>(*kernel, ByteFunction::Mul),
                     _ => self.each(|a: u8, b: u8| kernel.apply(a, b)),
                 },
+                Job::Constant(kernel) => match (kernel.function, kernel.from.signed) {
+                    (ByteFunction::Add, false) => self.constant::<false>(*kernel, ByteFunction::Add),
+                    (ByteFunction::Add, true) => self.constant::<true>(*kernel, ByteFunction::Add),
+                    (ByteFunction::Mul, false) => self.constant::<false>(*kernel, ByteFunction::Mul),
+                    (ByteFunction::Mul, true) => self.constant::<true>(*kernel, ByteFunction::Mul),
+                    (ByteFunction::Sub, _) => self.each(|a: u8, c: f32| kernel.apply(a, c)),
+                },
             }
         }
     }
@@ -173,17 +191,25 @@ impl Rows<'_> {
         unsafe { self.each(move |a: u8, b: u8| kernel.apply(a, b)) };
     }
 
+    #[inline(always)]
+    unsafe fn constant<const SIGNED: bool>(&self, kernel: ByteConstant, function: ByteFunction) {
+        let from = ByteScale { signed: SIGNED, ..kernel.from };
+        let kernel = ByteConstant { function, from, ..kernel };
+        // SAFETY: by contract.
+        unsafe { self.each(move |a: u8, c: f32| kernel.apply(a, c)) };
+    }
+
     /// # Safety
     /// The views hold elements of these types.
     #[inline(always)]
-    unsafe fn each<A: Copy, B: Copy>(&self, one: impl Fn(A, A) -> B) {
+    unsafe fn each<A: Copy, C: Copy, B: Copy>(&self, one: impl Fn(A, C) -> B) {
         let [a, b, dst] = self.places.0;
         let inner = self.block.inner;
         for row in 0..self.block.rows {
             let at = self.block.row(row);
             // SAFETY: by contract.
             unsafe {
-                let (a, b) = (a.cast::<A>().add(at[0]), b.cast::<A>().add(at[1]));
+                let (a, b) = (a.cast::<A>().add(at[0]), b.cast::<C>().add(at[1]));
                 let dst = dst.cast::<B>().add(at[2]);
                 match self.block.inner_strides {
                     [1, 1, 1] => {

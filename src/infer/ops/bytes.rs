@@ -1,12 +1,14 @@
 //! The operators on bytes that [`crate::infer::plan::passes::integers`] makes of quantised arithmetic. Files do not have
 //! them. Their u8 and i8 values lie in the plan's memory.
 
-use super::context::{input, present, stretched};
-use super::window;
+use super::context::{input, present, reshaped_or_copied, stretched};
+use super::{gemm, window};
 use crate::infer::bytes::{ByteScale, Table};
 use crate::infer::graph::{Fact, ValueId};
 use crate::infer::kernel::{ByteKernel, OnBytes};
 use crate::infer::kernels::bytes::arithmetic::ByteArithmetic;
+use crate::infer::kernels::bytes::average::ByteAverage;
+use crate::infer::kernels::bytes::constant::ByteConstant;
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::bytes::convert;
 use crate::infer::kernels::bytes::copy::ByteCopy;
@@ -14,6 +16,7 @@ use crate::infer::kernels::bytes::max_pool::ByteMaxPool;
 use crate::infer::kernels::bytes::nearest::ByteNearest;
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
+use crate::infer::plan::view::View;
 use crate::infer::tensor::DType;
 
 /// QuantizeLinear with one scale. Input: f32.
@@ -34,18 +37,33 @@ pub struct LookUp {
     pub table: Table,
 }
 
-/// A convolution. Its weights are part of the kernel.
+/// A convolution, or a matrix product as a 1×1 convolution. Its weights are part of the kernel.
 #[derive(Clone, Debug)]
 pub struct ConvOnBytes {
     pub kernel: ByteConv,
     /// Of the output.
-    pub shape: [usize; 4],
+    pub shape: Vec<usize>,
+    /// The last axis of input and output has the channels, the others count rows. Else they are feature maps.
+    pub of_rows: bool,
 }
 
 /// A sum, difference or product of two inputs.
 #[derive(Clone, Debug)]
 pub struct Arithmetic {
     pub kernel: ByteArithmetic,
+}
+
+/// A sum, difference or product of bytes (input 0) and an f32 constant (input 1).
+#[derive(Clone, Debug)]
+pub struct ArithmeticWithConstant {
+    pub kernel: ByteConstant,
+}
+
+/// Mean over a window.
+#[derive(Clone, Debug)]
+pub struct Average {
+    pub kernel: ByteAverage,
+    pub ceil_mode: bool,
 }
 
 /// Maximum over a window.
@@ -163,7 +181,7 @@ impl Op for LookUp {
 
 impl Op for ConvOnBytes {
     fn name(&self) -> &'static str {
-        "ConvOnBytes"
+        if self.of_rows { "MatMulOnBytes" } else { "ConvOnBytes" }
     }
 
     fn infer(&self, _inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
@@ -171,8 +189,8 @@ impl Op for ConvOnBytes {
     }
 
     fn macs(&self, _inputs: &[Option<&Fact>], _outputs: &[&Fact]) -> u64 {
-        let [n, c, h, w] = self.shape.map(|extent| extent as u64);
-        n * h * w * c * (self.kernel.weights.len() as u64 / c.max(1))
+        let filters = self.kernel.weight_scales.len().max(1);
+        self.shape.iter().product::<usize>() as u64 * (self.kernel.weights.len() / filters) as u64
     }
 
     fn is_on_bytes(&self) -> bool {
@@ -180,7 +198,26 @@ impl Op for ConvOnBytes {
     }
 
     fn lower(&self, l: &mut Lowering<'_>, inputs: Inputs<'_>, outputs: &[ValueId]) -> Result<(), OpError> {
-        mapped(l, self.kernel.clone(), inputs, outputs)
+        if !self.of_rows {
+            return mapped(l, self.kernel.clone(), inputs, outputs);
+        }
+        let (source, target) = (l.read(present(inputs, 0)?)?, l.write(output(outputs)?));
+        let matrix = |view: &View| {
+            let channels = view.shape.last().copied().unwrap_or(1);
+            [view.len() / channels.max(1), channels]
+        };
+        let source = reshaped_or_copied(l, &source, &matrix(&source))?;
+        let kernel = OnBytes(self.kernel.clone());
+        if let Some(rows) = target.reshaped(&matrix(&target)) {
+            gemm::over_rows(l, kernel, &source, &rows);
+            return Ok(());
+        }
+        let own = l.temporary_like("product", &matrix(&target), &target);
+        gemm::over_rows(l, kernel, &source, &own);
+        let differ = || OpError::Invalid(format!("shape {:?} does not reshape to {:?}", own.shape, target.shape));
+        let seen = own.reshaped(&target.shape).ok_or_else(differ)?;
+        l.copy(&seen, &target);
+        Ok(())
     }
 }
 
@@ -225,6 +262,55 @@ impl Op for Arithmetic {
         let target = l.write(target_id);
         l.step(OnBytes(self.kernel), operands, vec![target]);
         Ok(())
+    }
+}
+
+impl Op for ArithmeticWithConstant {
+    fn name(&self) -> &'static str {
+        "ArithmeticOnBytes"
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        let shape = super::context::broadcast_shapes(&input(inputs, 0)?.shape, &input(inputs, 1)?.shape)?;
+        Ok(vec![Fact::new(self.kernel.to.dtype(), &shape)])
+    }
+
+    fn keeps_layout(&self) -> bool {
+        true
+    }
+
+    fn is_on_bytes(&self) -> bool {
+        true
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: Inputs<'_>, outputs: &[ValueId]) -> Result<(), OpError> {
+        let target_id = output(outputs)?;
+        let shape = l.shape(target_id).to_vec();
+        let bytes = stretched(&l.read(present(inputs, 0)?)?, &shape)?;
+        let constant = stretched(&l.read(present(inputs, 1)?)?, &shape)?;
+        let target = l.write(target_id);
+        l.step(OnBytes(self.kernel), vec![bytes, constant], vec![target]);
+        Ok(())
+    }
+}
+
+impl Op for Average {
+    fn name(&self) -> &'static str {
+        "AveragePoolOnBytes"
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        let [n, c, h, w] = window::feature_map_shape(&input(inputs, 0)?.shape)?;
+        let [oh, ow] = window::output_size(&self.kernel.window, [h, w], self.ceil_mode)?;
+        Ok(vec![Fact::new(self.kernel.to.dtype(), &[n, c, oh, ow])])
+    }
+
+    fn is_on_bytes(&self) -> bool {
+        true
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: Inputs<'_>, outputs: &[ValueId]) -> Result<(), OpError> {
+        mapped(l, self.kernel.clone(), inputs, outputs)
     }
 }
 

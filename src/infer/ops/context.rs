@@ -225,7 +225,7 @@ pub fn reshaped_or_copied(l: &mut Lowering<'_>, view: &View, shape: &[usize]) ->
         return Ok(reshaped);
     }
     let differ = || OpError::Invalid(format!("shape {:?} does not reshape to {shape:?}", view.shape));
-    let flat = l.temporary("reshaped", &[view.len()]);
+    let flat = l.temporary_like("reshaped", &[view.len()], view);
     let seen = flat.reshaped(&view.shape).ok_or_else(differ)?;
     l.copy(view, &seen);
     flat.reshaped(shape).ok_or_else(differ)

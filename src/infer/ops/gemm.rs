@@ -4,6 +4,7 @@
 use super::context::{NodeContext, broadcast_shapes, input, present, reshaped_or_copied, stretched};
 use crate::infer::activation::Activation;
 use crate::infer::graph::{Fact, ValueId};
+use crate::infer::kernel::Kernel;
 use crate::infer::kernels;
 use crate::infer::kernels::conv::{Residual, Window};
 use crate::infer::kernels::elementwise::{Elementwise, Function};
@@ -92,27 +93,35 @@ fn as_pixels(matrix: &View) -> View {
     }
 }
 
-/// dst = a·weightsᵀ + bias as a 1×1 convolution. a `[M, K]`, weights `[N][K]`, dst `[M, N]`.
-fn linear(l: &mut Lowering<'_>, a: &View, weights: Vec<f32>, bias: Vec<f32>, dst: &View) {
+/// The window of a convolution that is a matrix product.
+pub const POINT: Window = Window { kernel: [1, 1], stride: [1, 1], pads: [0; 4], dilation: [1, 1] };
+
+/// Appends a 1×1 convolution from a matrix `[M, K]` to one `[M, N]`.
+pub(super) fn over_rows(l: &mut Lowering<'_>, kernel: impl Kernel + 'static, a: &View, dst: &View) {
     let mut source = as_pixels(a);
     if !l.fits(&source) {
-        let own = l.temporary("rows", &source.shape);
+        let own = l.temporary_like("rows", &source.shape, &source);
         l.copy(&source, &own);
         source = own;
     }
     let target = as_pixels(dst);
-    let written = if l.fits(&target) { target.clone() } else { l.temporary("product", &target.shape) };
+    let written = if l.fits(&target) { target.clone() } else { l.temporary_like("product", &target.shape, &target) };
+    l.step(kernel, vec![source], vec![written.clone()]);
+    if written != target {
+        l.copy(&written, &target);
+    }
+}
+
+/// dst = a·weightsᵀ + bias as a 1×1 convolution. a `[M, K]`, weights `[N][K]`, dst `[M, N]`.
+fn linear(l: &mut Lowering<'_>, a: &View, weights: Vec<f32>, bias: Vec<f32>, dst: &View) {
     let kernel = kernels::conv::Conv {
-        window: Window { kernel: [1, 1], stride: [1, 1], pads: [0; 4], dilation: [1, 1] },
+        window: POINT,
         weights: Arc::new(weights),
         bias: Arc::new(bias),
         activation: Activation::None,
         residual: Residual::None,
     };
-    l.step(kernel, vec![source], vec![written.clone()]);
-    if written != target {
-        l.copy(&written, &target);
-    }
+    over_rows(l, kernel, a, dst);
 }
 
 /// `[K][N]` to `[N][K]`, times `factor`.
@@ -201,7 +210,10 @@ fn reshaped_or_copied_id(l: &mut Lowering<'_>, id: ValueId, shape: &[usize]) -> 
 
 impl Gemm {
     /// M, K and N.
-    fn sizes(&self, a: &[usize], b: &[usize]) -> Result<[usize; 3], OpError> {
+    ///
+    /// # Errors
+    /// When the shapes do not multiply.
+    pub fn sizes(&self, a: &[usize], b: &[usize]) -> Result<[usize; 3], OpError> {
         let (&[a0, a1], &[b0, b1]) = (a, b) else {
             return Err(OpError::Invalid(format!("multiplies shapes {a:?} and {b:?}; both must have rank 2")));
         };
@@ -214,7 +226,7 @@ impl Gemm {
     }
 
     /// beta·c as one value per column, where c is constant and the same in every row.
-    fn bias(&self, c: &Tensor, n: usize) -> Option<Vec<f32>> {
+    pub fn bias(&self, c: &Tensor, n: usize) -> Option<Vec<f32>> {
         let columns = match c.shape() {
             [] | [1] | [1, 1] => vec![*c.to_f32().first()?; n],
             [columns] | [1, columns] if *columns == n => c.to_f32(),

@@ -258,7 +258,7 @@ impl<'a> Lowering<'a> {
             return Ok(copy.clone());
         }
         let name = self.graph.value(value).name.clone();
-        let copy = self.temporary_like(&name, &view);
+        let copy = self.temporary_like(&name, &view.shape, &view);
         self.note(format!("'{name}' copied to channels-last for '{}'", self.node));
         self.copy(&view, &copy);
         self.copies.insert((value, 4), copy.clone());
@@ -288,7 +288,7 @@ impl<'a> Lowering<'a> {
             return view;
         }
         let name = self.graph.value(value).name.clone();
-        let own = self.temporary_like(&name, &view);
+        let own = self.temporary_like(&name, &view.shape, &view);
         self.note(format!(
             "'{name}' computed beside its place and copied: not aligned to {} channels",
             self.target.block
@@ -302,9 +302,9 @@ impl<'a> Lowering<'a> {
         self.temporary_of(name, shape, Element::F32)
     }
 
-    /// A fresh channels-last buffer with the shape and the kind of elements that `view` has.
-    fn temporary_like(&mut self, name: &str, view: &View) -> View {
-        self.temporary_of(name, &view.shape, self.plan.buffer(view.buffer).element)
+    /// As [`Lowering::temporary`], for elements of the kind that `view` has.
+    pub fn temporary_like(&mut self, name: &str, shape: &[usize], view: &View) -> View {
+        self.temporary_of(name, shape, self.plan.buffer(view.buffer).element)
     }
 
     fn temporary_of(&mut self, name: &str, shape: &[usize], element: Element) -> View {

@@ -89,7 +89,14 @@ impl Requantise {
 
 impl ByteKernel for ByteConv {
     fn stem(&self) -> &'static str {
-        if self.groups == 1 { "byte_conv" } else { "byte_depthwise" }
+        match self.groups {
+            1 => "byte_conv",
+            // One filter for each channel.
+            groups if groups == self.bias.len() && self.weights.len() == groups * self.window.taps() => {
+                "byte_depthwise"
+            }
+            _ => "byte_grouped_conv",
+        }
     }
 
     fn label(&self) -> String {

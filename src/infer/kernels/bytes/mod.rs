@@ -5,6 +5,8 @@ use super::walk::Walk;
 use crate::infer::plan::step::Step;
 
 pub mod arithmetic;
+pub mod average;
+pub mod constant;
 pub mod conv;
 pub mod convert;
 pub mod copy;

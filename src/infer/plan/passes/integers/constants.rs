@@ -1,0 +1,105 @@
+//! Integers that DequantizeLinear makes constants of, as they are before constants are folded.
+
+use crate::infer::graph::{Graph, Node, ValueId};
+use crate::infer::tensor::Tensor;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Constants that DequantizeLinear makes of integers, as they are before they are folded.
+pub struct QuantisedConstants(HashMap<ValueId, Weights>);
+
+/// Integers less their zero points, and a scale for all or for each place along an axis.
+struct Weights {
+    shape: Vec<usize>,
+    values: Arc<Vec<i16>>,
+    scales: Vec<f32>,
+    axis: usize,
+}
+
+/// Integers `[filter][...]` less their zero points, and the scale of each filter.
+pub struct Filters {
+    pub values: Arc<Vec<i16>>,
+    pub scales: Vec<f32>,
+}
+
+impl QuantisedConstants {
+    /// Looks for them in a graph as imported.
+    pub fn of(graph: &Graph) -> QuantisedConstants {
+        let producers = graph.producers();
+        let constants = |node: &Node| -> Option<Vec<Option<Tensor>>> {
+            node.inputs
+                .iter()
+                .map(|i| i.map(|i| graph.fact(i).constant.clone()).map_or(Some(None), |t| t.map(Some)))
+                .collect()
+        };
+        let evaluated = |node: &Node, inputs: &[Option<Tensor>]| -> Option<Tensor> {
+            let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+            node.op.eval(&inputs)?.ok()?.into_iter().next()
+        };
+        let mut found = HashMap::new();
+        let nodes = graph.nodes.iter().chain(&graph.dequantised);
+        for node in nodes.filter(|node| node.op.name() == "DequantizeLinear") {
+            let Some(x) = node.inputs[0] else { continue };
+            let mut inputs: Vec<Option<Tensor>> =
+                node.inputs.iter().map(|i| i.and_then(|i| graph.fact(i).constant.clone())).collect();
+            // Weights that the file quantises itself.
+            if let (None, Some(producer)) = (&inputs[0], producers[x.0]) {
+                let quantise = &graph.nodes[producer];
+                if quantise.op.name() == "QuantizeLinear" {
+                    inputs[0] = constants(quantise).and_then(|given| evaluated(quantise, &given));
+                }
+            }
+            let given = node.inputs.iter().zip(&inputs).all(|(input, tensor)| input.is_none() == tensor.is_none());
+            let Some(numbers) = evaluated(node, &inputs).filter(|_| given) else { continue };
+            if let Some(weights) = Weights::new(&inputs, &numbers) {
+                found.insert(node.outputs[0], weights);
+            }
+        }
+        QuantisedConstants(found)
+    }
+
+    /// The filters of a convolution, which are the places along the first axis, or of a matrix, along any of the two.
+    pub fn filters(&self, constant: ValueId, axis: usize) -> Option<Filters> {
+        let weights = self.0.get(&constant).filter(|w| w.scales.len() == 1 || w.axis == axis)?;
+        let count = *weights.shape.get(axis)?;
+        let values = match (&weights.shape[..], axis) {
+            (_, 0) => weights.values.clone(),
+            (&[rows, columns], 1) => {
+                let column = |n: usize| (0..rows).map(move |k| weights.values[k * columns + n]);
+                Arc::new((0..columns).flat_map(column).collect())
+            }
+            _ => return None,
+        };
+        let scales = (0..count).map(|f| weights.scales[f.min(weights.scales.len() - 1)]).collect();
+        Some(Filters { values, scales })
+    }
+}
+
+impl Weights {
+    /// `None` where the scales belong to no axis. `numbers`: what DequantizeLinear gives.
+    fn new(inputs: &[Option<Tensor>], numbers: &Tensor) -> Option<Weights> {
+        let (q, scales) = (inputs.first()?.as_ref()?, inputs.get(1)?.as_ref()?.to_f32());
+        if ![2, 4].contains(&q.rank()) || q.is_empty() || q.dtype().size_bytes() != 1 {
+            return None;
+        }
+        let zeros = inputs.get(2).and_then(Option::as_ref).map_or(vec![0], Tensor::to_i64);
+        if !scales.iter().all(|s| s.is_normal()) {
+            return None;
+        }
+        let (integers, numbers) = (q.to_i64(), numbers.to_f32());
+        // Whichever axis the file names, it is one for which the integers mean these numbers.
+        (0..q.rank()).find_map(|axis| {
+            let (extent, inner) = (q.shape()[axis], q.shape()[axis + 1..].iter().product::<usize>());
+            if ![1, extent].contains(&scales.len()) || ![1, extent].contains(&zeros.len()) {
+                return None;
+            }
+            let place = |i: usize| i / inner % extent;
+            let less_zero = |(i, q): (usize, &i64)| q - zeros[place(i).min(zeros.len() - 1)];
+            let values: Vec<i64> = integers.iter().enumerate().map(less_zero).collect();
+            let number = |i: usize, v: i64| (v as f64 * f64::from(scales[place(i).min(scales.len() - 1)])) as f32;
+            let fits = values.iter().enumerate().all(|(i, v)| (-255..=255).contains(v) && number(i, *v) == numbers[i]);
+            let values = Arc::new(values.into_iter().map(|v| v as i16).collect());
+            fits.then(|| Weights { shape: q.shape().to_vec(), values, scales: scales.clone(), axis })
+        })
+    }
+}
