@@ -3,9 +3,11 @@
 use super::super::simd::dots::DotKernel;
 use super::super::{Isa, Memory};
 use crate::infer::activation::Activation;
-use crate::infer::bytes::{ByteScale, Table};
+use crate::infer::bytes::{ByteScale, FixedPoint, Table};
 use crate::infer::kernel::{ByteKernel, FastKernel, OnBytes};
 use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
+use crate::infer::kernels::bytes::average::ByteAverage;
+use crate::infer::kernels::bytes::constant::ByteConstant;
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::bytes::convert::{Dequantise, Quantise};
 use crate::infer::kernels::bytes::copy::ByteCopy;
@@ -248,5 +250,88 @@ fn the_others_give_the_twins_bytes() {
             scale: [2.0, 3.0],
         };
         check(ByteNearest { resize }, vec![src], map(1, [n, c, 2 * h, 3 * w], 2, 0));
+    }
+}
+
+#[test]
+fn means_give_the_twins_bytes() {
+    let (a, b) = (scale(false, 0.03, 100.0), scale(true, 0.02, -7.0));
+    for (i, shape) in SHAPES.into_iter().chain([[1, 300, 3, 2]]).enumerate() {
+        let [n, c, h, w] = shape;
+        let whole = Window { kernel: [h, w], ..WINDOWS[0] };
+        for (j, window) in WINDOWS.into_iter().chain([whole]).enumerate() {
+            let [oh, ow] = out_size(&window, [h, w]);
+            // One column more, as in ceil mode, where its window still starts in the padded picture.
+            let ow = ow + usize::from(ow * window.stride[1] < w + window.pads[1]);
+            if oh * ow == 0 {
+                continue;
+            }
+            let from = [a, b][(i + j) % 2];
+            let functions: [fn(f32) -> f32; 3] = [|x| x, |x| x.clamp(-0.4, 1.1), |x| (x * 3.0).sin()];
+            for (k, function) in functions.into_iter().enumerate() {
+                let numbers = FixedPoint::new(&from.numbers().map(function), from, window.taps()).expect("fits");
+                assert_eq!(numbers.multiple.is_some(), k < 2);
+                let to = [a, b][k % 2];
+                let bounds = to.clamp([Activation::None, Activation::Relu][(j + k) % 2]).expect("a clamp");
+                let kernel = ByteAverage { window, count_include_pad: (j + k) % 2 == 0, from, numbers, to, bounds };
+                check(kernel, vec![map(0, shape, 1, 2)], map(1, [n, c, oh, ow], 2, 1));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mean_is_a_mean_in_f64() {
+    let (window, size) = (WINDOWS[3], [4, 7]);
+    let [oh, ow] = out_size(&window, size);
+    for count_include_pad in [true, false] {
+        let (from, to) = (scale(false, 0.03, 100.0), scale(true, 0.013, -7.0));
+        let numbers = FixedPoint::new(&from.numbers().map(|x| x.min(2.0)), from, window.taps()).expect("fits");
+        let kernel = ByteAverage { window, count_include_pad, from, numbers, to, bounds: to.bounds() };
+        let (src, dst) = (map(0, [1, 3, 4, 7], 0, 0), map(1, [1, 3, oh, ow], 0, 0));
+        let second = 4 * (src.end() + 5);
+        let step = Step {
+            node: "test".into(),
+            kernel: Arc::new(OnBytes(kernel)),
+            reads: vec![src],
+            writes: vec![dst],
+            macs: 0,
+        };
+        let bytes: Vec<u8> = after(&step, None).iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut off = 0;
+        for (y, x, c) in (0..oh * ow * 3).map(|i| (i / 3 / ow, i / 3 % ow, i % 3)) {
+            let (mut sum, mut seen, mut padded) = (0.0, 0, 0);
+            for (ky, kx) in (0..10).map(|tap| (tap / 5, tap % 5)) {
+                padded += usize::from(y + ky < 4 + 2 && 3 * x + kx < 7 + 2 + 3);
+                if let Some([sy, sx]) = window.source(size, [y, x], [ky, kx]) {
+                    sum += f64::from(from.number(bytes[(sy * 7 + sx) * 3 + c]).min(2.0));
+                    seen += 1;
+                }
+            }
+            let mean = sum / f64::from(if count_include_pad { padded as u32 } else { seen });
+            let wanted = ((mean / f64::from(to.scale)).round_ties_even() - 7.0).clamp(-128.0, 127.0);
+            let got = f64::from(bytes[second + (y * ow + x) * 3 + c] as i8);
+            assert!((got - wanted).abs() <= 1.0, "{got}, not {wanted}");
+            off += usize::from(got != wanted);
+        }
+        assert!(off <= 1, "{off} of {} bytes are the other one of a tie", oh * ow * 3);
+    }
+}
+
+#[test]
+fn arithmetic_with_constants_gives_the_twins_bytes() {
+    let (a, b) = (scale(false, 0.03, 100.0), scale(true, 0.05, -7.0));
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let per_channel = View::row_major(BufferId(1), &[shape[1], 1, 1]).broadcast_to(&shape).expect("broadcasts");
+        let whole = View::row_major(BufferId(1), &shape);
+        for constant in [per_channel, whole] {
+            for (j, function) in [ByteFunction::Add, ByteFunction::Sub, ByteFunction::Mul].into_iter().enumerate() {
+                for (from, constant_first) in [(a, true), (b, false), (a, false), (b, true)] {
+                    let to = [a, b][(i + j) % 2];
+                    let kernel = ByteConstant { function, constant_first, from, to, bounds: to.bounds() };
+                    check(kernel, vec![map(0, shape, 1, 2), constant.clone()], map(2, shape, 3, 0));
+                }
+            }
+        }
     }
 }
