@@ -2,10 +2,14 @@
 //! ConvInteger, QLinearMatMul and QLinearConv. On host tensors; sums are exact.
 
 use super::context::{NodeContext, present, resolve_axis};
+use super::conv::Conv;
 use super::conv_host::ConvNd;
 use super::function::{HostFunction, floats, tensor_of, to_f64};
-use crate::infer::graph::Fact;
+use super::gemm::MatMul;
+use super::window;
+use crate::infer::graph::{Fact, ValueId};
 use crate::infer::op::{Op, OpError};
+use crate::infer::plan::lower::Lowering;
 use crate::infer::tensor::{DType, Tensor};
 
 /// Least and largest value of a quantised type.
@@ -76,9 +80,14 @@ pub fn build_quantize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpEr
         None => output_type(context)?.unwrap_or(DType::U8),
     };
     output_type(context)?;
+    quantise(&x.shape, &scale.shape, axis, block, dtype)
+}
+
+/// QuantizeLinear to a type, of shapes of x and the scale.
+fn quantise(x: &[usize], scale: &[usize], axis: i64, block: usize, dtype: DType) -> Result<Box<dyn Op>, OpError> {
     let (least, largest) = range(dtype)?;
-    let of = parameter_index(&x.shape, &scale.shape, axis, block)?;
-    Ok(HostFunction::boxed("QuantizeLinear", vec![Fact::new(dtype, &x.shape)], move |inputs| {
+    let of = parameter_index(x, scale, axis, block)?;
+    Ok(HostFunction::boxed("QuantizeLinear", vec![Fact::new(dtype, x)], move |inputs| {
         let (x, scale) = (present(inputs, 0)?, present(inputs, 1)?.to_f32());
         let zero = inputs.get(2).copied().flatten().map(to_f64);
         let values = x.to_f32();
@@ -98,9 +107,14 @@ pub fn build_quantize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpEr
 pub fn build_dequantize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpError> {
     let (x, scale) = (context.input(0)?, context.input(1)?);
     let (axis, block) = axis_and_block(context)?;
-    range(x.dtype)?;
     let dtype = output_type(context)?.unwrap_or(scale.dtype);
-    let of = parameter_index(&x.shape, &scale.shape, axis, block)?;
+    dequantise(x, &scale.shape, axis, block, dtype)
+}
+
+/// DequantizeLinear to a type, with a scale of some shape.
+fn dequantise(x: &Fact, scale: &[usize], axis: i64, block: usize, dtype: DType) -> Result<Box<dyn Op>, OpError> {
+    range(x.dtype)?;
+    let of = parameter_index(&x.shape, scale, axis, block)?;
     Ok(HostFunction::boxed("DequantizeLinear", vec![Fact::new(dtype, &x.shape)], move |inputs| {
         let (x, values) = floats(inputs, 0)?;
         let scale = floats(inputs, 1)?.1;
@@ -221,7 +235,7 @@ pub fn build_qlinear_matmul(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>
     let shape = product_shape(context.input(0)?, context.input(3)?)?;
     let dtype = context.input(7)?.dtype;
     let (least, largest) = range(dtype)?;
-    Ok(HostFunction::boxed("QLinearMatMul", vec![Fact::new(dtype, &shape)], move |inputs| {
+    let op = HostFunction::boxed("QLinearMatMul", vec![Fact::new(dtype, &shape)], move |inputs| {
         let (a, b) = (present(inputs, 0)?, present(inputs, 3)?);
         let (a_scale, b_scale) = (present(inputs, 1)?, present(inputs, 4)?);
         let (scale, zero) = (floats(inputs, 6)?.1, floats(inputs, 7)?.1);
@@ -236,7 +250,8 @@ pub fn build_qlinear_matmul(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>
         let factor = a_scale * b_scale / scale;
         let y = y.into_iter().map(|v| ((v * factor).round_ties_even() + zero).clamp(least, largest)).collect();
         Ok(vec![tensor_of(&shape, dtype, y)?])
-    }))
+    });
+    Ok(Box::new(QLinear { op, on_numbers: Some(Box::new(MatMul)), filter_axis: 1 }))
 }
 
 /// ONNX ConvInteger.
@@ -263,7 +278,13 @@ pub fn build_qlinear_conv(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, 
     let shape = conv.shape();
     let dtype = context.input(7)?.dtype;
     let (least, largest) = range(dtype)?;
-    Ok(HostFunction::boxed("QLinearConv", vec![Fact::new(dtype, &shape)], move |inputs| {
+    let on_numbers: Option<Box<dyn Op>> = match (&context.input(0)?.shape[..], &context.input(3)?.shape[..]) {
+        (&[_, _, h, w], &[_, _, kh, kw]) => {
+            Some(Box::new(Conv::new(window::read(context, [h, w], Some([kh, kw]))?, conv.groups)))
+        }
+        _ => None,
+    };
+    let op = HostFunction::boxed("QLinearConv", vec![Fact::new(dtype, &shape)], move |inputs| {
         let x = centred(present(inputs, 0)?, Some(present(inputs, 2)?), 1)?;
         let weights = centred(present(inputs, 3)?, Some(present(inputs, 5)?), 0)?;
         let bias = inputs.get(8).copied().flatten().map(to_f64);
@@ -284,7 +305,93 @@ pub fn build_qlinear_conv(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, 
             ((sum * factor).round_ties_even() + y_zero).clamp(least, largest)
         });
         Ok(vec![tensor_of(&shape, dtype, y.collect())?])
-    }))
+    });
+    Ok(Box::new(QLinear { op, on_numbers, filter_axis: 0 }))
+}
+
+/// QLinearConv or QLinearMatMul, which are another operator on numbers between DequantizeLinear and QuantizeLinear.
+#[derive(Clone, Debug)]
+pub struct QLinear {
+    /// On host tensors.
+    op: Box<dyn Op>,
+    /// Of the two operands, and a bias where there is one.
+    on_numbers: Option<Box<dyn Op>>,
+    /// Axis of the second operand along which it may have scales.
+    filter_axis: usize,
+}
+
+/// What a [`QLinear`] comes to: constants, or nodes in the order in which they run.
+#[derive(Debug)]
+pub struct Meaning {
+    /// DequantizeLinear of operand 0 or 1, with the inputs that it takes of the node's.
+    pub operands: [(Box<dyn Op>, [usize; 3]); 2],
+    pub on_numbers: Box<dyn Op>,
+    /// The bias in numbers.
+    pub bias: Option<Tensor>,
+    /// QuantizeLinear, with the inputs after the first that it takes of the node's.
+    pub quantise: (Box<dyn Op>, [usize; 2]),
+}
+
+impl QLinear {
+    /// The parts, where scales and zero points, the second operand and the bias are constants, and there is one scale of
+    /// the first operand and of the result.
+    pub fn meaning(&self, inputs: &[Option<&Fact>], output: &Fact) -> Option<Meaning> {
+        let fact = |i: usize| inputs.get(i).copied().flatten();
+        let constant = |i: usize| fact(i)?.constant.as_ref();
+        let one = |i: usize| constant(i).filter(|tensor| tensor.len() == 1).map(|tensor| to_f64(tensor)[0]);
+        let x = fact(0).filter(|x| !x.late && !x.shape.contains(&0) && !x.shape.is_empty())?;
+        let weights = fact(3).filter(|w| w.constant.is_some() && w.shape.len() > self.filter_axis)?;
+        let x_scale = one(1).filter(|_| one(2).is_some() && one(6).is_some() && one(7).is_some())?;
+        let (scales, zeros) = (constant(4)?, constant(5)?);
+        let filters = weights.shape[self.filter_axis];
+        // Scales along any other axis are not those of filters.
+        let matrix = self.filter_axis == 0 || weights.shape.len() == 2;
+        let fits = |t: &Tensor| t.len() == 1 || (matrix && t.shape() == [filters]);
+        if !fits(scales) || !fits(zeros) || (zeros.len() != scales.len() && zeros.len() != 1) {
+            return None;
+        }
+        let bias = match fact(8) {
+            None => None,
+            Some(_) => {
+                let scales = to_f64(scales);
+                let bias = to_f64(constant(8).filter(|b| b.len() == filters)?).into_iter().enumerate();
+                let bias = bias.map(|(i, b)| (b * x_scale * scales[i.min(scales.len() - 1)]) as f32).collect();
+                Some(Tensor::from_f32(&[filters], bias).ok()?)
+            }
+        };
+        let on_numbers = self.on_numbers.clone()?;
+        let operands = [Some(Fact::f32(&x.shape)), Some(Fact::f32(&weights.shape)), bias.as_ref().map(Fact::of)];
+        let inferred = on_numbers.infer(&operands.each_ref().map(Option::as_ref)).ok()?;
+        if inferred.first().is_none_or(|fact| fact.shape != output.shape) {
+            return None;
+        }
+        let part =
+            |x: &Fact, scale: usize, axis: usize| dequantise(x, &fact(scale)?.shape, axis as i64, 0, DType::F32).ok();
+        Some(Meaning {
+            operands: [(part(x, 1, 0)?, [0, 1, 2]), (part(weights, 4, self.filter_axis)?, [3, 4, 5])],
+            on_numbers,
+            bias,
+            quantise: (quantise(&output.shape, &fact(6)?.shape, 0, 0, output.dtype).ok()?, [6, 7]),
+        })
+    }
+}
+
+impl Op for QLinear {
+    fn name(&self) -> &'static str {
+        self.op.name()
+    }
+
+    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
+        self.op.infer(inputs)
+    }
+
+    fn eval(&self, inputs: &[Option<&Tensor>]) -> Option<Result<Vec<Tensor>, OpError>> {
+        self.op.eval(inputs)
+    }
+
+    fn lower(&self, l: &mut Lowering<'_>, inputs: &[Option<ValueId>], outputs: &[ValueId]) -> Result<(), OpError> {
+        self.op.lower(l, inputs, outputs)
+    }
 }
 
 #[cfg(test)]

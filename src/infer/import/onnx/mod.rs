@@ -8,6 +8,7 @@ pub mod attributes;
 mod inputs;
 pub(crate) mod order;
 pub mod proto;
+mod qlinear;
 pub mod tensors;
 
 use super::error::{ImportError, Unsupported};
@@ -170,6 +171,7 @@ pub(super) fn import_onnx_from(
         return Err(ImportError::Unsupported(importer.unsupported));
     }
     let mut graph = importer.graph;
+    qlinear::take_apart(&mut graph);
     graph.metadata = model.metadata_props.iter().map(|p| (p.key.clone(), p.value.clone())).collect();
     Ok(graph)
 }
