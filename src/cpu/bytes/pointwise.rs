@@ -4,7 +4,7 @@
 use super::super::blocks::{Block, Blocks};
 use super::super::simd::{self, Vector, Work};
 use super::super::{Isa, Memory};
-use crate::infer::bytes::{ByteScale, Rescale, Table};
+use crate::infer::bytes::{ByteScale, Rescale, Table, clamped};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::arithmetic::{ByteArithmetic, ByteFunction};
 use crate::infer::kernels::bytes::constant::ByteConstant;
@@ -22,6 +22,9 @@ enum Job<'a> {
     Rescale(Rescale, ByteScale),
     Quantise(ByteScale),
     Dequantise(ByteScale),
+    /// Numbers within bounds.
+    Clamp(ByteScale, [f32; 2]),
+    Numbers(&'a [f32; 256]),
     Arithmetic(&'a ByteArithmetic),
     Constant(&'a ByteConstant),
 }
@@ -41,6 +44,8 @@ struct PointwiseFast {
     kind: Kind,
     /// What a table is, if that is arithmetic.
     rescale: Option<Rescale>,
+    /// What a function of a number is, if that is a clamp.
+    clamp: Option<[f32; 2]>,
     isa: Isa,
     blocks: Blocks<3>,
 }
@@ -56,7 +61,8 @@ fn prepare(kind: Kind, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
         Kind::Copy(ByteCopy { table: Some(table) }) => table.rescale(),
         _ => None,
     };
-    Box::new(PointwiseFast { kind, rescale, isa, blocks: Blocks::new(views(step)) })
+    let clamp = if let Kind::Dequantise(kernel) = &kind { kernel.clamp() } else { None };
+    Box::new(PointwiseFast { kind, rescale, clamp, isa, blocks: Blocks::new(views(step)) })
 }
 
 /// A copy, or a table.
@@ -71,7 +77,7 @@ pub fn prepare_quantise(kernel: &Quantise, step: &Step, isa: Isa) -> Box<dyn Fas
 
 /// Bytes to f32.
 pub fn prepare_dequantise(kernel: &Dequantise, step: &Step, isa: Isa) -> Box<dyn FastKernel> {
-    prepare(Kind::Dequantise(*kernel), step, isa)
+    prepare(Kind::Dequantise(kernel.clone()), step, isa)
 }
 
 /// Two bytes to one.
@@ -113,12 +119,17 @@ impl FastKernel for PointwiseFast {
                 None => Job::LookUp(table),
             },
             Kind::Quantise(kernel) => Job::Quantise(kernel.to),
-            Kind::Dequantise(kernel) => Job::Dequantise(kernel.from),
+            Kind::Dequantise(kernel) => match (&kernel.function, self.clamp) {
+                (None, _) => Job::Dequantise(kernel.from),
+                (_, Some(bounds)) => Job::Clamp(kernel.from, bounds),
+                (Some(numbers), None) => Job::Numbers(numbers),
+            },
             Kind::Arithmetic(kernel) => Job::Arithmetic(kernel),
             Kind::Constant(kernel) => Job::Constant(kernel),
         };
         let place = |view, is_f32: bool| if is_f32 { memory.pointer(view).cast() } else { memory.byte_pointer(view) };
-        let (from, to) = (matches!(job, Job::Quantise(_)), matches!(job, Job::Dequantise(_)));
+        let from = matches!(job, Job::Quantise(_));
+        let to = matches!(job, Job::Dequantise(_) | Job::Clamp(..) | Job::Numbers(_));
         let second = from || matches!(job, Job::Constant(_));
         let places = Places([place(a, from), place(b, second), place(dst, to)]);
         let places = &places;
@@ -155,6 +166,12 @@ impl Work for Rows<'_> {
                 Job::Dequantise(ByteScale { scale, zero, .. }) => {
                     self.each(|a: u8, _: u8| (i32::from(a) - zero) as f32 * scale);
                 }
+                Job::Clamp(from, bounds) if from.signed => self.clamped::<true>(from, bounds),
+                Job::Clamp(from, bounds) => self.clamped::<false>(from, bounds),
+                Job::Numbers(numbers) => {
+                    let numbers = *numbers;
+                    self.each(|a: u8, _: u8| numbers[usize::from(a)]);
+                }
                 // One loop per function and kind of byte: nothing is left to decide inside.
                 Job::Arithmetic(kernel) => match (kernel.function, kernel.operands.map(|scale| scale.signed)) {
                     (ByteFunction::Add, [false, false]) => self.arithmetic::<false>(*kernel, ByteFunction::Add),
@@ -181,6 +198,13 @@ impl Rows<'_> {
         let from = ByteScale { signed: SIGNED, ..from };
         // SAFETY: by contract.
         unsafe { self.each(move |a: u8, _: u8| rescale.apply(from.steps(a)) as u8) };
+    }
+
+    #[inline(always)]
+    unsafe fn clamped<const SIGNED: bool>(&self, from: ByteScale, bounds: [f32; 2]) {
+        let from = ByteScale { signed: SIGNED, ..from };
+        // SAFETY: by contract.
+        unsafe { self.each(move |a: u8, _: u8| clamped(from.number(a), bounds)) };
     }
 
     #[inline(always)]

@@ -227,7 +227,13 @@ fn the_others_give_the_twins_bytes() {
             }
             for scale in [a, b] {
                 check(Quantise { to: scale }, vec![src.clone()], dst.clone());
-                check(Dequantise { from: scale }, vec![src.clone()], dst.clone());
+                let functions: [fn(f32) -> f32; 2] = [|x| x.clamp(-0.7, 1.3), |x| x * x];
+                let numbers = functions.map(|function| Some(Arc::new(scale.numbers().map(function))));
+                for (function, is_clamp) in [None].into_iter().chain(numbers).zip([false, true, false]) {
+                    let kernel = Dequantise { from: scale, function };
+                    assert_eq!(kernel.clamp().is_some(), is_clamp);
+                    check(kernel, vec![src.clone()], dst.clone());
+                }
             }
         }
         for (i, function) in [ByteFunction::Add, ByteFunction::Sub, ByteFunction::Mul].into_iter().enumerate() {

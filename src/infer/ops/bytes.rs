@@ -18,6 +18,7 @@ use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
 use crate::infer::plan::view::View;
 use crate::infer::tensor::DType;
+use std::sync::Arc;
 
 /// QuantizeLinear with one scale. Input: f32.
 #[derive(Clone, Debug)]
@@ -25,10 +26,12 @@ pub struct Quantise {
     pub to: ByteScale,
 }
 
-/// DequantizeLinear with one scale. Output: f32.
+/// DequantizeLinear with one scale, or a function of what it gives. Output: f32.
 #[derive(Clone, Debug)]
 pub struct Dequantise {
     pub from: ByteScale,
+    /// The function's number of each byte.
+    pub function: Option<Arc<[f32; 256]>>,
 }
 
 /// A function of each byte.
@@ -153,7 +156,8 @@ impl Op for Dequantise {
     }
 
     fn lower(&self, l: &mut Lowering<'_>, inputs: Inputs<'_>, outputs: &[ValueId]) -> Result<(), OpError> {
-        pointwise(l, convert::Dequantise { from: self.from }, inputs, outputs)
+        let Dequantise { from, function } = self.clone();
+        pointwise(l, convert::Dequantise { from, function }, inputs, outputs)
     }
 }
 

@@ -35,7 +35,7 @@ use crate::infer::ops::reshape::Reshape;
 use crate::infer::ops::resize::Resize;
 use crate::infer::tensor::Tensor;
 use forms::Follows;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// An f32 value as a function of a byte value.
@@ -60,7 +60,25 @@ struct Walk<'a> {
     tables: HashMap<ValueId, (ValueId, Table)>,
     /// Quantised values of the file and where their bytes are.
     quantised: HashMap<ValueId, (ValueId, ByteScale)>,
+    /// Results of nodes of which it was said why they have no form on bytes.
+    refused: HashSet<ValueId>,
     report: PassReport,
+}
+
+fn label(node: &Node) -> String {
+    format!("{} '{}'", node.op.name(), node.name)
+}
+
+/// Why nothing asked for the bytes of what a node gives.
+fn not_quantised(graph: &Graph, node: &Node) -> String {
+    if node.outputs.iter().any(|output| graph.outputs.contains(output)) {
+        return "its result is an output, which is not quantised".into();
+    }
+    let reads = |reader: &&Node| reader.inputs.iter().flatten().any(|input| node.outputs.contains(input));
+    match graph.nodes.iter().find(reads) {
+        Some(reader) => format!("its result is not quantised before {}", label(reader)),
+        None => "nothing reads its result".into(),
+    }
 }
 
 /// Rewrites the graph after constants were folded. `applied` counts the nodes of the file that run on bytes.
@@ -77,16 +95,23 @@ pub fn run(graph: &mut Graph, constants: &QuantisedConstants) -> PassReport {
         functions: HashMap::new(),
         tables: HashMap::new(),
         quantised: HashMap::new(),
+        refused: HashSet::new(),
         report: PassReport::new("compute quantised arithmetic on bytes"),
     };
     let scales = walk.scales();
     for i in 0..walk.old.len() {
         walk.node(i, &scales);
     }
-    let Walk { nodes, old, report, .. } = walk;
+    let Walk { nodes, old, functions, refused, mut report, .. } = walk;
     graph.nodes = nodes;
     let constants: Vec<Option<Tensor>> = graph.values.iter().map(|value| value.fact.constant.clone()).collect();
     dead_code::run(graph);
+    for node in graph.nodes.iter().filter(|node| !refused.contains(&node.outputs[0])) {
+        let reads_quantised = node.inputs.iter().flatten().any(|input| functions.contains_key(input));
+        if reads_quantised && !node.op.is_on_bytes() && !node.op.is_view() {
+            report.did_not(format!("{}: {}", label(node), not_quantised(graph, node)));
+        }
+    }
     fuse_tables(graph);
     restore_pairs(graph, &old, &constants);
     report
@@ -140,13 +165,23 @@ impl Walk<'_> {
             "DequantizeLinear" => {
                 if let Some((base, from)) = node.inputs[0].and_then(|q| self.quantised.get(&q)).copied() {
                     let y = node.outputs[0];
-                    self.push(&node.name, Dequantise { from }, &[base], y);
+                    self.push(&node.name, Dequantise { from, function: None }, &[base], y);
                     let numbers = Arc::new(from.numbers());
                     self.functions.insert(y, OfByte { base, from, numbers, plain: true });
                     return;
                 }
             }
-            _ => self.derive(&node),
+            _ => {
+                self.derive(&node);
+                if let (&[y], false) = (&node.outputs[..], node.op.is_view())
+                    && let Some(OfByte { base, from, numbers, plain }) = self.functions.get(&y).cloned()
+                {
+                    // Where f32 is wanted, it comes from the bytes at once.
+                    let function = (!plain).then_some(numbers);
+                    self.push(&node.name, Dequantise { from, function }, &[base], y);
+                    return;
+                }
+            }
         }
         self.nodes.push(node);
     }
@@ -191,7 +226,6 @@ impl Walk<'_> {
 
     /// Appends the operators on bytes whose result is the bytes of x. An error says why not, if that is of interest.
     fn computed(&mut self, x: ValueId, to: ByteScale, q: ValueId) -> Result<(), Option<String>> {
-        let label = |node: &Node| format!("{} '{}'", node.op.name(), node.name);
         // The views between the operator and q, the last one first.
         let mut views = Vec::new();
         let mut x = x;
@@ -199,6 +233,7 @@ impl Walk<'_> {
             let Some(producer) = self.edges.producer(x) else { return Err(None) };
             let node = self.old[producer].clone();
             if !self.edges.has_one_reader(x) {
+                self.refused.insert(x);
                 return Err(Some(format!("{}: {} readers of its f32 result", label(&node), self.edges.readers(x))));
             }
             let rest_constant = || node.inputs[1..].iter().flatten().all(|i| self.graph.fact(*i).constant.is_some());
@@ -228,6 +263,7 @@ impl Walk<'_> {
             follows.shift = Some(shift);
             node = producer;
         }
+        self.refused.insert(node.outputs[0]);
         let refused = |why: String| Some(format!("{}: {why}", label(&node)));
         let x_shape = self.graph.fact(x).shape.clone();
         let last = if views.is_empty() { q } else { self.intermediate(&node.name, to, &x_shape) };

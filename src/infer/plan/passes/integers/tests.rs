@@ -227,6 +227,28 @@ fn a_classifiers_end_is_on_bytes() {
 }
 
 #[test]
+fn functions_of_bytes_that_f32_reads_are_one_step() {
+    // A maximum of what is not monotone is one of numbers.
+    for (activation, steps) in [(Activation::Relu, 2), (Activation::Silu, 1)] {
+        let scale = 1.0 / 255.0;
+        let (mut b, x) = start();
+        let y = b.conv(x, 5, 1, SAME);
+        let y = b.pair(y, DType::U8, 0.05, 100);
+        let y = b.activate(activation, y);
+        let pool = b.node(Box::new(Pool::max(SAME)), &[y]);
+        let y = b.binary(Function::Sub, y, pool);
+        let y = b.node(Box::new(crate::infer::ops::softmax::Softmax { axis: 1, log: false, flattens: false }), &[y]);
+        let y = b.pair(y, DType::U8, scale, 0);
+        let y = b.conv(y, 3, 1, POINT);
+        let y = b.pair(y, DType::U8, scale, 100);
+        let graph = b.finish(y, scale);
+        let functions = graph.nodes.iter().filter_map(|node| node.op.downcast::<Dequantise>());
+        assert_eq!(functions.filter(|op| op.function.is_some()).count(), steps);
+        assert_eq!((count::<Activate>(&graph), count::<ConvOnBytes>(&graph)), (0, 2));
+    }
+}
+
+#[test]
 fn matrix_products_of_rows_take_a_bias_that_is_added_after() {
     // Rows of 5 columns, which are not next to each other in memory; then rows of what came out.
     let (mut b, x) = start();
@@ -259,9 +281,16 @@ fn products_without_a_form_say_why() {
     let z = b.pair(z, DType::U8, 0.02, 90);
     let out = b.conv(z, 3, 1, POINT);
     let out = b.pair(out, DType::U8, 0.01, 100);
-    b.0.outputs.push(out);
+    // Not quantised before something that has no form; not quantised before the output.
+    let soft = b.node(Box::new(Elementwise::new(Function::Exp)), &[out]);
+    let pool = b.node(Box::new(Reduce::global_average()), &[out]);
+    let pool_name = b.0.value(pool).name.clone();
+    let soft = b.binary(Function::Add, soft, pool);
+    let last = b.conv(x, 3, 1, POINT);
+    b.0.outputs.extend([soft, last]);
     let notes = Model::from_graph(b.0).on_bytes.expect("runs on bytes").1.remove(1).notes.join("\n");
-    for why in ["one per filter", "a mean over other axes"] {
+    let before_add = format!("ReduceMean '{pool_name}': its result is not quantised before Add");
+    for why in ["one per filter", "a mean over other axes", &before_add, "its result is an output"] {
         assert!(notes.contains(why), "{notes}");
     }
 }
