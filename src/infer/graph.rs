@@ -170,8 +170,8 @@ pub struct Graph {
     /// `metadata_props` of an ONNX file.
     pub metadata: BTreeMap<String, String>,
     pub darknet_heads: Vec<DarknetHead>,
-    /// Nodes that gave constants numbers for integers (DequantizeLinear). The importer has computed them; passes look for
-    /// the integers here.
+    /// Nodes that gave constants numbers for integers (DequantizeLinear), and what was transposed of these. The importer has
+    /// computed them; passes look for the integers here.
     pub dequantised: Vec<Node>,
 }
 

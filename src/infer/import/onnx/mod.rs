@@ -412,9 +412,14 @@ impl<'a> Importer<'a> {
         let placed = Node { name: name.to_string(), op, inputs: kept, outputs: ids };
         if !folded {
             self.graph.nodes.push(placed);
-        } else if node.op_type == "DequantizeLinear" {
+        } else if node.op_type == "DequantizeLinear" || (node.op_type == "Transpose" && self.is_dequantised(&placed)) {
             self.graph.dequantised.push(placed);
         }
+    }
+
+    /// Whether the node reads numbers that integers were made into.
+    fn is_dequantised(&self, node: &Node) -> bool {
+        self.graph.dequantised.iter().any(|of| node.inputs.first() == Some(&Some(of.outputs[0])))
     }
 
     /// The operator, the inputs that it keeps, and its outputs, folded where all inputs are constants.

@@ -99,6 +99,33 @@ fn shape_subgraphs_vanish() {
 }
 
 #[test]
+fn integers_of_constants_stay_known_where_they_are_transposed() {
+    let scalar = |name: &str, data_type: DataType, bytes: &[u8]| TensorProto {
+        name: name.into(),
+        data_type: data_type as i32,
+        raw_data: bytes.to_vec().into(),
+        ..Default::default()
+    };
+    let (scale, zero) = (0.05f32.to_le_bytes(), [128]);
+    let mut weights = scalar("w", DataType::Int8, &[1, 2, 3, 253, 252, 251]);
+    weights.dims = vec![2, 3];
+    let nodes = vec![
+        node("QuantizeLinear", &["x", "scale", "zero"], &["q"], &[]),
+        node("DequantizeLinear", &["q", "scale", "zero"], &["numbers"], &[]),
+        node("DequantizeLinear", &["w", "scale"], &["dequantised"], &[]),
+        node("Transpose", &["dequantised"], &["matrix"], &[AttributeProto::ints("perm", &[1, 0])]),
+        node("MatMul", &["numbers", "matrix"], &["product"], &[]),
+        node("QuantizeLinear", &["product", "scale", "zero"], &["p"], &[]),
+        node("DequantizeLinear", &["p", "scale", "zero"], &["y"], &[]),
+    ];
+    let constants = vec![weights, scalar("scale", DataType::Float, &scale), scalar("zero", DataType::Uint8, &zero)];
+    let graph = import(&model(nodes, constants, value("x", &[5, 3]), "y")).expect("imports");
+    let on_bytes = crate::session::Model::from_graph(graph).on_bytes.expect("runs on bytes").0;
+    let names: Vec<&str> = on_bytes.nodes.iter().map(|node| node.op.name()).collect();
+    assert_eq!(names, ["Quantise", "MatMulOnBytes", "Dequantise"]);
+}
+
+#[test]
 fn everything_unsupported_is_reported_at_once() {
     let mut m = small();
     let graph = m.graph.as_mut().expect("graph");

@@ -33,15 +33,15 @@ pub fn run(graph: &mut Graph) -> PassReport {
     report
 }
 
-/// Scale and shift per channel that a node applies to its one run-time input.
-fn affine_of(graph: &Graph, node: &Node) -> Option<(ValueId, Vec<f64>, Vec<f64>)> {
-    let channels = *graph.fact(node.outputs[0]).shape.get(1)?;
+/// Scale and shift per channel that a node applies to its one run-time input; the channels are along `axis`.
+pub(super) fn affine_of(graph: &Graph, node: &Node, axis: usize) -> Option<(ValueId, Vec<f64>, Vec<f64>)> {
+    let channels = *graph.fact(node.outputs[0]).shape.get(axis)?;
     let per_channel = |value: ValueId| -> Option<Vec<f64>> {
         let tensor = graph.fact(value).constant.as_ref()?;
         let values = tensor.to_f32();
         let rank = graph.fact(node.outputs[0]).shape.len();
         let lead = rank.checked_sub(tensor.rank())?;
-        let only_channels = tensor.shape().iter().enumerate().all(|(axis, &n)| n == 1 || lead + axis == 1);
+        let only_channels = tensor.shape().iter().enumerate().all(|(i, &n)| n == 1 || lead + i == axis);
         match values.len() {
             1 => Some(vec![f64::from(values[0]); channels]),
             n if n == channels && only_channels => Some(values.iter().map(|&v| f64::from(v)).collect()),
@@ -50,6 +50,9 @@ fn affine_of(graph: &Graph, node: &Node) -> Option<(ValueId, Vec<f64>, Vec<f64>)
     };
     let inputs: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
     if let Some(bn) = node.op.downcast::<BatchNorm>() {
+        if axis != 1 {
+            return None;
+        }
         let read = |k: usize| -> Option<Vec<f64>> {
             let v = graph.fact(*inputs.get(k)?).constant.as_ref()?.to_f32();
             (v.len() == channels).then(|| v.iter().map(|&x| f64::from(x)).collect())
@@ -82,7 +85,7 @@ fn affine_of(graph: &Graph, node: &Node) -> Option<(ValueId, Vec<f64>, Vec<f64>)
 
 fn fold(graph: &mut Graph, edges: &Edges, index: usize) -> Result<Option<String>, String> {
     let node = &graph.nodes[index];
-    let Some((x, scale, shift)) = affine_of(graph, node) else { return Ok(None) };
+    let Some((x, scale, shift)) = affine_of(graph, node, 1) else { return Ok(None) };
     let output = node.outputs[0];
     if graph.fact(x).shape != graph.fact(output).shape {
         return Ok(None);

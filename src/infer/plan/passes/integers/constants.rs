@@ -1,6 +1,7 @@
 //! Integers that DequantizeLinear makes constants of, as they are before constants are folded.
 
 use crate::infer::graph::{Graph, Node, ValueId};
+use crate::infer::ops::transpose::Transpose;
 use crate::infer::tensor::Tensor;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,9 +38,17 @@ impl QuantisedConstants {
             node.op.eval(&inputs)?.ok()?.into_iter().next()
         };
         let mut found = HashMap::new();
-        let nodes = graph.nodes.iter().chain(&graph.dequantised);
-        for node in nodes.filter(|node| node.op.name() == "DequantizeLinear") {
-            let Some(x) = node.inputs[0] else { continue };
+        for node in graph.dequantised.iter().chain(&graph.nodes) {
+            let Some(&Some(x)) = node.inputs.first() else { continue };
+            if node.op.downcast::<Transpose>().is_some_and(|op| op.permutation == [1, 0]) {
+                if let Some(transposed) = found.get(&x).and_then(Weights::transposed) {
+                    found.insert(node.outputs[0], transposed);
+                }
+                continue;
+            }
+            if node.op.name() != "DequantizeLinear" {
+                continue;
+            }
             let mut inputs: Vec<Option<Tensor>> =
                 node.inputs.iter().map(|i| i.and_then(|i| graph.fact(i).constant.clone())).collect();
             // Weights that the file quantises itself.
@@ -62,13 +71,9 @@ impl QuantisedConstants {
     pub fn filters(&self, constant: ValueId, axis: usize) -> Option<Filters> {
         let weights = self.0.get(&constant).filter(|w| w.scales.len() == 1 || w.axis == axis)?;
         let count = *weights.shape.get(axis)?;
-        let values = match (&weights.shape[..], axis) {
-            (_, 0) => weights.values.clone(),
-            (&[rows, columns], 1) => {
-                let column = |n: usize| (0..rows).map(move |k| weights.values[k * columns + n]);
-                Arc::new((0..columns).flat_map(column).collect())
-            }
-            _ => return None,
+        let values = match axis {
+            0 => weights.values.clone(),
+            _ => weights.transposed()?.values,
         };
         let scales = (0..count).map(|f| weights.scales[f.min(weights.scales.len() - 1)]).collect();
         Some(Filters { values, scales })
@@ -76,6 +81,14 @@ impl QuantisedConstants {
 }
 
 impl Weights {
+    /// Of a matrix, rows for columns.
+    fn transposed(&self) -> Option<Weights> {
+        let &[rows, columns] = &self.shape[..] else { return None };
+        let column = |n: usize| (0..rows).map(move |k| self.values[k * columns + n]);
+        let values = Arc::new((0..columns).flat_map(column).collect());
+        Some(Weights { shape: vec![columns, rows], values, scales: self.scales.clone(), axis: 1 - self.axis })
+    }
+
     /// `None` where the scales belong to no axis. `numbers`: what DequantizeLinear gives.
     fn new(inputs: &[Option<Tensor>], numbers: &Tensor) -> Option<Weights> {
         let (q, scales) = (inputs.first()?.as_ref()?, inputs.get(1)?.as_ref()?.to_f32());

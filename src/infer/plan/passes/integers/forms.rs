@@ -41,10 +41,36 @@ impl Form {
 
 /// What follows an operator before its result is quantised.
 pub(super) struct Follows {
-    /// A constant that is added.
-    pub shift: Option<ValueId>,
+    pub affine: Option<Affine>,
     pub activation: Activation,
     pub to: ByteScale,
+}
+
+/// Each channel times a factor, plus a shift.
+pub(super) struct Affine {
+    pub factors: Vec<f64>,
+    pub shifts: Vec<f64>,
+}
+
+impl Affine {
+    /// This one of what another gives.
+    pub fn after(&self, first: &Affine) -> Affine {
+        let channels = 0..self.factors.len();
+        Affine {
+            factors: channels.clone().map(|c| self.factors[c] * first.factors[c]).collect(),
+            shifts: channels.map(|c| self.factors[c] * first.shifts[c] + self.shifts[c]).collect(),
+        }
+    }
+}
+
+/// Whether the node is a convolution, or a product of matrices.
+pub(super) fn is_filtering(node: &Node, of_rows: bool) -> bool {
+    let op = &node.op;
+    if of_rows {
+        op.downcast::<Gemm>().is_some() || op.downcast::<MatMul>().is_some()
+    } else {
+        op.downcast::<Conv>().is_some()
+    }
 }
 
 /// A convolution, or what is one.
@@ -69,11 +95,8 @@ impl Walk<'_> {
     /// The form of a node whose result is quantised.
     pub(super) fn form(&self, node: &Node, follows: &Follows) -> Result<Form, String> {
         let op = &node.op;
-        if op.downcast::<Conv>().is_some() || op.downcast::<Gemm>().is_some() || op.downcast::<MatMul>().is_some() {
+        if is_filtering(node, false) || is_filtering(node, true) {
             return self.filtering(node, follows);
-        }
-        if follows.shift.is_some() {
-            return Err("has no form on bytes".into());
         }
         if let Some(op) = op.downcast::<Elementwise>() {
             return self.arithmetic(node, op, follows);
@@ -95,12 +118,6 @@ impl Walk<'_> {
             return Ok(Form { shape: Some(vec![n, c, 1, 1]), ..form });
         }
         Err("has no form on bytes".into())
-    }
-
-    /// Whether a constant that is added to the node's result may go into its form.
-    pub(super) fn takes_shift(&self, node: &Node) -> bool {
-        let op = &node.op;
-        op.downcast::<Conv>().is_some() || op.downcast::<Gemm>().is_some() || op.downcast::<MatMul>().is_some()
     }
 
     /// The bytes themselves that a value stands for.
@@ -170,17 +187,18 @@ impl Walk<'_> {
         if filters.values.len() / count.max(1) > DEPTH_MAX {
             return Err(format!("sums of more than {DEPTH_MAX} products"));
         }
-        let mut bias = of.bias.clone().unwrap_or_else(|| vec![0.0; count]);
-        if let Some(shift) = follows.shift {
-            let shift = self.per_channel(shift, &shape, axis).ok_or("what is added is no number per channel")?;
-            bias.iter_mut().zip(shift).for_each(|(b, s)| *b += s);
-        }
+        let bias = of.bias.clone().unwrap_or_else(|| vec![0.0; count]);
+        let affine = follows.affine.as_ref();
+        let factor = |channel: usize| affine.map_or(1.0, |affine| affine.factors[channel]);
+        let shift = |channel: usize| affine.map_or(0.0, |affine| affine.shifts[channel]);
+        let scale = |(c, s): (usize, &f32)| (f64::from(*s) * f64::from(of.factor) * factor(c)) as f32;
+        let moved = |(c, b): (usize, &f32)| (f64::from(*b) * factor(c) + shift(c)) as f32;
         let kernel = ByteConv {
             window: of.window,
             groups: of.groups,
             weights: filters.values,
-            weight_scales: Arc::new(filters.scales.iter().map(|s| s * of.factor).collect()),
-            bias: Arc::new(bias),
+            weight_scales: Arc::new(filters.scales.iter().enumerate().map(scale).collect()),
+            bias: Arc::new(bias.iter().enumerate().map(moved).collect()),
             from: of.x.from,
             activation: follows.activation,
             to: follows.to,
@@ -191,19 +209,6 @@ impl Walk<'_> {
             return Err("its scales or its bias are not finite".into());
         }
         Ok(Form::new(ConvOnBytes { kernel, shape, of_rows: of.of_rows }, vec![of.x.base]))
-    }
-
-    /// A constant as one number for each place along an axis of `shape`, the same everywhere else.
-    fn per_channel(&self, value: ValueId, shape: &[usize], axis: usize) -> Option<Vec<f32>> {
-        let tensor = self.constant(value)?;
-        let lead = shape.len().checked_sub(tensor.rank())?;
-        let only_channels = tensor.shape().iter().enumerate().all(|(i, &n)| n == 1 || lead + i == axis);
-        let values = tensor.to_f32();
-        match values.len() {
-            1 => Some(vec![values[0]; shape[axis]]),
-            n if n == shape[axis] && only_channels => Some(values),
-            _ => None,
-        }
     }
 
     fn arithmetic(&self, node: &Node, op: &Elementwise, follows: &Follows) -> Result<Form, String> {

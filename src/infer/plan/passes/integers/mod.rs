@@ -15,6 +15,7 @@ mod tests;
 
 pub use constants::QuantisedConstants;
 
+use super::affine::affine_of;
 use super::pattern::{Edges, uniform};
 use super::{PassReport, dead_code};
 use crate::infer::activation::Activation;
@@ -34,7 +35,7 @@ use crate::infer::ops::pool::Pool;
 use crate::infer::ops::reshape::Reshape;
 use crate::infer::ops::resize::Resize;
 use crate::infer::tensor::Tensor;
-use forms::Follows;
+use forms::{Affine, Follows};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -250,17 +251,15 @@ impl Walk<'_> {
             let value = value.filter(|value| self.edges.has_one_reader(*value))?;
             Some(self.old[self.edges.producer(value)?].clone())
         };
-        let mut follows = Follows { shift: None, activation: Activation::None, to };
+        let mut follows = Follows { affine: None, activation: Activation::None, to };
         if let Some(activate) = node.op.downcast::<Activate>()
             && let Some(producer) = before(node.inputs[0])
         {
             follows.activation = activate.activation;
             node = producer;
         }
-        if let Some([value, shift]) = self.with_constant(&node)
-            && let Some(producer) = before(Some(value)).filter(|node| self.takes_shift(node))
-        {
-            follows.shift = Some(shift);
+        if let Some((producer, affine)) = self.affine(&node, before) {
+            follows.affine = Some(affine);
             node = producer;
         }
         self.refused.insert(node.outputs[0]);
@@ -303,16 +302,26 @@ impl Walk<'_> {
         self.graph.add_value(&format!("{name}.bytes"), Fact::new(to.dtype(), shape))
     }
 
-    /// The two inputs of an addition of a constant, that one last.
-    fn with_constant(&self, node: &Node) -> Option<[ValueId; 2]> {
-        let op = node.op.downcast::<Elementwise>()?;
-        let &[Some(a), Some(b)] = &node.inputs[..] else { return None };
-        if op.function != Function::Add || op.activation != Activation::None {
-            return None;
-        }
-        let constant = |value: ValueId| self.graph.fact(value).constant.is_some();
-        let same_shape = |value: ValueId| self.graph.fact(value).shape == self.graph.fact(node.outputs[0]).shape;
-        [[a, b], [b, a]].into_iter().find(|&[x, c]| !constant(x) && same_shape(x) && constant(c))
+    /// The convolution or matrix product before a node that is batch norm or arithmetic per channel, or before several
+    /// such, and the factor and the shift of each channel.
+    fn affine(&self, node: &Node, before: impl Fn(Option<ValueId>) -> Option<Node>) -> Option<(Node, Affine)> {
+        let rank = self.graph.fact(node.outputs[0]).shape.len();
+        // Convolutions have their channels along axis 1, products of rows along the last one.
+        [(1, false), (rank.checked_sub(1)?, true)].into_iter().find_map(|(axis, of_rows)| {
+            let mut node = node.clone();
+            let mut all: Option<Affine> = None;
+            while !forms::is_filtering(&node, of_rows) {
+                let (x, factors, shifts) = affine_of(self.graph, &node, axis)?;
+                let same_shape = self.graph.fact(x).shape == self.graph.fact(node.outputs[0]).shape;
+                let first = Affine { factors, shifts };
+                all = Some(match all {
+                    None => first,
+                    Some(then) => then.after(&first),
+                });
+                node = before(Some(x)).filter(|_| same_shape)?;
+            }
+            Some((node, all?))
+        })
     }
 
     /// What the node's outputs are as functions of bytes.

@@ -5,6 +5,7 @@ use crate::infer::graph::Format;
 use crate::infer::import::onnx::proto::AttributeProto;
 use crate::infer::kernels::conv::Window;
 use crate::infer::kernels::reduce::ReduceKind;
+use crate::infer::ops::batch_norm::BatchNorm;
 use crate::infer::ops::bytes::{Arithmetic, ArithmeticWithConstant, Average};
 use crate::infer::ops::context::build_for_test;
 use crate::infer::ops::conv::Conv;
@@ -224,6 +225,32 @@ fn a_classifiers_end_is_on_bytes() {
         assert_eq!((count::<ConvOnBytes>(&graph), count::<Average>(&graph)), (2, 1));
         assert_eq!((graph.nodes.len(), borders(&graph)), (6, (1, 1)), "{:?}", graph.nodes);
     }
+}
+
+#[test]
+fn batch_norm_and_arithmetic_per_channel_go_into_what_is_before_them() {
+    let (mut b, x) = start();
+    let y = b.conv(x, 9, 1, SAME);
+    let statistics: Vec<ValueId> = (0..4).map(|_| b.numbers(&[9])).collect();
+    // No variance is negative.
+    let variance = Tensor::from_f32(&[9], (0..9).map(|c| 0.4 + 0.1 * c as f32).collect()).expect("tensor");
+    b.0.values[statistics[3].0].fact = Fact::of(&variance);
+    let y = b.node(Box::new(BatchNorm { epsilon: 1e-3 }), &[&[y], &statistics[..]].concat());
+    let factor = b.numbers(&[9, 1, 1]);
+    let y = b.binary(Function::Mul, factor, y);
+    let y = b.activate(Activation::Silu, y);
+    let y = b.pair(y, DType::U8, 0.02, 14);
+    let y = b.node(Box::new(Transpose { permutation: vec![0, 2, 3, 1] }), &[y]);
+    // The weights are transposed after they were dequantised.
+    let weights = b.matrix([4, 9], DType::I8, Some(0));
+    let weights = b.node(Box::new(Transpose { permutation: vec![1, 0] }), &[weights]);
+    let y = b.node(Box::new(MatMul), &[y, weights]);
+    let (factor, shift) = (b.numbers(&[4]), b.numbers(&[1, 1, 1, 4]));
+    let y = b.binary(Function::Div, y, factor);
+    let y = b.binary(Function::Sub, y, shift);
+    let y = b.pair(y, DType::I8, 0.05, -3);
+    let graph = b.finish(y, 0.05);
+    assert_eq!((count::<ConvOnBytes>(&graph), count::<Elementwise>(&graph), borders(&graph)), (2, 0, (1, 1)));
 }
 
 #[test]
