@@ -23,7 +23,6 @@ use crate::infer::bytes::{ByteScale, Table};
 use crate::infer::graph::{Fact, Graph, Node, ValueId};
 use crate::infer::kernels::bytes::max_pool::ByteMaxPool;
 use crate::infer::kernels::bytes::nearest::ByteNearest;
-use crate::infer::kernels::elementwise::Function;
 use crate::infer::kernels::pool::PoolKind;
 use crate::infer::kernels::resize::{self, Interpolation};
 use crate::infer::op::Op;

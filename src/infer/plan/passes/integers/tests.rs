@@ -4,6 +4,7 @@ use super::*;
 use crate::infer::graph::Format;
 use crate::infer::import::onnx::proto::AttributeProto;
 use crate::infer::kernels::conv::Window;
+use crate::infer::kernels::elementwise::Function;
 use crate::infer::kernels::reduce::ReduceKind;
 use crate::infer::ops::batch_norm::BatchNorm;
 use crate::infer::ops::bytes::{Arithmetic, ArithmeticWithConstant, Average};
