@@ -2,7 +2,7 @@
 
 use crate::infer::graph::{Graph, Node, ValueId};
 use crate::infer::ops::transpose::Transpose;
-use crate::infer::tensor::Tensor;
+use crate::infer::tensor::{Tensor, TensorElements};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -59,7 +59,11 @@ impl QuantisedConstants {
                 }
             }
             let given = node.inputs.iter().zip(&inputs).all(|(input, tensor)| input.is_none() == tensor.is_none());
-            let Some(numbers) = evaluated(node, &inputs).filter(|_| given) else { continue };
+            if !given {
+                continue;
+            }
+            let computed = graph.fact(node.outputs[0]).constant.clone();
+            let Some(numbers) = computed.or_else(|| evaluated(node, &inputs)) else { continue };
             if let Some(weights) = Weights::new(&inputs, &numbers) {
                 found.insert(node.outputs[0], weights);
             }
@@ -92,27 +96,39 @@ impl Weights {
     /// `None` where the scales belong to no axis. `numbers`: what DequantizeLinear gives.
     fn new(inputs: &[Option<Tensor>], numbers: &Tensor) -> Option<Weights> {
         let (q, scales) = (inputs.first()?.as_ref()?, inputs.get(1)?.as_ref()?.to_f32());
-        if ![2, 4].contains(&q.rank()) || q.is_empty() || q.dtype().size_bytes() != 1 {
+        if ![2, 4].contains(&q.rank()) || q.is_empty() {
             return None;
         }
         let zeros = inputs.get(2).and_then(Option::as_ref).map_or(vec![0], Tensor::to_i64);
         if !scales.iter().all(|s| s.is_normal()) {
             return None;
         }
-        let (integers, numbers) = (q.to_i64(), numbers.to_f32());
+        let integers: Vec<i16> = match q.elements() {
+            TensorElements::U8(values) => values.iter().map(|&q| i16::from(q)).collect(),
+            TensorElements::I8(values) => values.iter().map(|&q| i16::from(q)).collect(),
+            _ => return None,
+        };
+        let TensorElements::F32(numbers) = numbers.elements() else { return None };
         // Whichever axis the file names, it is one for which the integers mean these numbers.
         (0..q.rank()).find_map(|axis| {
             let (extent, inner) = (q.shape()[axis], q.shape()[axis + 1..].iter().product::<usize>());
             if ![1, extent].contains(&scales.len()) || ![1, extent].contains(&zeros.len()) {
                 return None;
             }
-            let place = |i: usize| i / inner % extent;
-            let less_zero = |(i, q): (usize, &i64)| q - zeros[place(i).min(zeros.len() - 1)];
-            let values: Vec<i64> = integers.iter().enumerate().map(less_zero).collect();
-            let number = |i: usize, v: i64| (v as f64 * f64::from(scales[place(i).min(scales.len() - 1)])) as f32;
-            let fits = values.iter().enumerate().all(|(i, v)| (-255..=255).contains(v) && number(i, *v) == numbers[i]);
-            let values = Arc::new(values.into_iter().map(|v| v as i16).collect());
-            fits.then(|| Weights { shape: q.shape().to_vec(), values, scales: scales.clone(), axis })
+            let mut values = integers.clone();
+            for (run, (values, numbers)) in values.chunks_mut(inner).zip(numbers.chunks(inner)).enumerate() {
+                let place = run % extent;
+                let zero =
+                    i16::try_from(zeros[place.min(zeros.len() - 1)]).ok().filter(|z| (-128..=255).contains(z))?;
+                let scale = f64::from(scales[place.min(scales.len() - 1)]);
+                for (value, &number) in values.iter_mut().zip(numbers) {
+                    *value -= zero;
+                    if !(-255..=255).contains(value) || (f64::from(*value) * scale) as f32 != number {
+                        return None;
+                    }
+                }
+            }
+            Some(Weights { shape: q.shape().to_vec(), values: Arc::new(values), scales: scales.clone(), axis })
         })
     }
 }
