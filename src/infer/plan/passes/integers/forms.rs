@@ -248,6 +248,9 @@ impl Walk<'_> {
         let bounds = follows.to.clamp(follows.activation).ok_or("has an activation that is no clamp")?;
         let numbers = FixedPoint::new(&x.numbers, x.from, window.taps()).ok_or("its sums do not fit in 32 bits")?;
         let kernel = ByteAverage { window, count_include_pad, from: x.from, numbers, to: follows.to, bounds };
+        if !kernel.factor(1).is_finite() {
+            return Err("its scales are too far apart".into());
+        }
         Ok(Form::new(Average { kernel, ceil_mode }, vec![x.base]))
     }
 }
