@@ -2,12 +2,13 @@
 
 pub mod darknet;
 pub mod error;
+mod mapped;
 pub mod onnx;
 
 pub use error::{ImportError, Unsupported};
 
 use super::graph::Graph;
-use bytes::Bytes;
+use mapped::MappedFile;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -31,7 +32,8 @@ pub struct ImportOptions {
 /// [`ImportError::Io`] when a file cannot be read; otherwise what the importer of the format says.
 pub fn import_file(path: &Path, weights: Option<&Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let bytes = map_file(path)?;
+    let file = MappedFile::open(path)?;
+    let bytes = file.bytes();
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
     let is_darknet = match extension.as_deref() {
         Some("onnx") => false,
@@ -44,12 +46,12 @@ pub fn import_file(path: &Path, weights: Option<&Path>, options: &ImportOptions)
     };
     if !is_darknet {
         let directory = path.parent().unwrap_or(Path::new("."));
-        return onnx::import_onnx_from(bytes, &name, options, Some(directory));
+        return onnx::import_onnx_from(bytes, &name, options, Some(directory), Some(&file));
     }
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| ImportError::NotAModel { name: name.clone(), why: "a .cfg must be text".to_string() })?;
     let beside = path.with_extension("weights");
-    let weights = map_file(weights.unwrap_or(&beside))?;
+    let weights = MappedFile::open(weights.unwrap_or(&beside))?.bytes();
     darknet::import_darknet(text, &weights, &name, options)
 }
 
@@ -57,20 +59,6 @@ pub fn import_file(path: &Path, weights: Option<&Path>, options: &ImportOptions)
 fn looks_like_darknet(bytes: &[u8]) -> bool {
     let head = &bytes[..bytes.len().min(4096)];
     !head.contains(&0) && [&b"[net]"[..], b"[network]"].iter().any(|s| head.windows(s.len()).any(|w| w == *s))
-}
-
-/// The bytes of a file, mapped rather than read.
-pub(crate) fn map_file(path: &Path) -> Result<Bytes, ImportError> {
-    let failed = |source| ImportError::Io { path: path.to_path_buf(), source };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.len() == 0 {
-        // An empty file cannot be mapped.
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the map is private to this process and only read. Should another process truncate the file meanwhile, the
-    // read faults; a model that is being rewritten cannot be loaded in any way.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-    Ok(Bytes::from_owner(map))
 }
 
 #[cfg(test)]

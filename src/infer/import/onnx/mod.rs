@@ -11,8 +11,9 @@ pub mod proto;
 mod qlinear;
 pub mod tensors;
 
+use super::ImportOptions;
 use super::error::{ImportError, Unsupported};
-use super::{ImportOptions, map_file};
+use super::mapped::MappedFile;
 use crate::infer::graph::{Fact, Format, Graph, Node, ValueId};
 use crate::infer::op::OpError;
 use crate::infer::ops::context::check_shape;
@@ -110,6 +111,8 @@ struct Importer<'a> {
     unsupported: Vec<Unsupported>,
     folded_elements: usize,
     directory: Option<&'a Path>,
+    /// The model's file, where it is one.
+    mapped: Option<&'a MappedFile>,
     /// Files with tensors that lie outside, by their name in the model.
     outside: HashMap<String, Bytes>,
 }
@@ -121,15 +124,17 @@ struct Importer<'a> {
 /// [`ImportError::MissingOption`] for dynamic sizes that nothing binds, and [`ImportError::Unsupported`] with everything
 /// that is not supported.
 pub fn import_onnx(bytes: Bytes, name: &str, options: &ImportOptions) -> Result<Graph, ImportError> {
-    import_onnx_from(bytes, name, options, None)
+    import_onnx_from(bytes, name, options, None, None)
 }
 
-/// As [`import_onnx`]; tensors outside the file are looked for in `directory`.
+/// As [`import_onnx`]; tensors outside the file are looked for in `directory`. The memory of tensors inside is given back
+/// to `mapped` as they are decoded, if the bytes are of it.
 pub(super) fn import_onnx_from(
     bytes: Bytes,
     name: &str,
     options: &ImportOptions,
     directory: Option<&Path>,
+    mapped: Option<&MappedFile>,
 ) -> Result<Graph, ImportError> {
     let model = parse(bytes, name)?;
     let no_graph = || ImportError::NotAModel { name: name.to_string(), why: "there is no graph in it".to_string() };
@@ -156,6 +161,7 @@ pub(super) fn import_onnx_from(
         unsupported: Vec::new(),
         folded_elements: 0,
         directory,
+        mapped,
         outside: HashMap::new(),
     };
     for sparse in &file.sparse_initializer {
@@ -270,6 +276,9 @@ impl<'a> Importer<'a> {
                 Known::Refused
             }
         };
+        if let Some(file) = self.mapped {
+            file.let_go(&initializer.raw_data);
+        }
         self.scopes[at].known.insert(name, known.clone());
         Some(known)
     }
@@ -514,7 +523,7 @@ fn external(
         return Err(format!("lies in the file '{location}', which is not below the model's folder"));
     }
     if !outside.contains_key(location) {
-        let bytes = map_file(&directory.join(location)).map_err(|e| e.to_string())?;
+        let bytes = MappedFile::open(&directory.join(location)).map_err(|e| e.to_string())?.bytes();
         outside.insert(location.to_string(), bytes);
     }
     let bytes = outside.get(location).ok_or("is not there")?;

@@ -237,7 +237,7 @@ fn external_tensors_stay_below_the_folder() {
         w.float_data.clear();
         w.data_location = 1;
         w.external_data = vec![entry("location", location), entry("offset", offset), entry("length", "432")];
-        import_onnx_from(m.encode_to_vec().into(), "test", &ImportOptions::default(), Some(&folder))
+        import_onnx_from(m.encode_to_vec().into(), "test", &ImportOptions::default(), Some(&folder), None)
     };
     assert!(with(&mut m, "tensors.bin", "8").is_ok());
     assert!(with(&mut m, "tensors.bin", "9").is_err_and(|e| e.to_string().contains("outside")));
