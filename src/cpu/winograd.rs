@@ -33,6 +33,9 @@ const BLOCK_BYTES: usize = 576 << 10;
 const LEAN_BYTES: usize = 2 << 20;
 /// Tiles of a block that make up for transforming the filters again.
 const LEAN_TILES: usize = 9;
+/// Tiles of a block then: many, as to transform filters costs as much as to multiply some three tiles with them. The inputs
+/// of a block no longer stay in the second-level cache, but less is read of them than of transformed filters otherwise.
+const LEAN_BLOCK: usize = 48;
 /// With transformed filters larger than this the direct sum is as fast.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -250,14 +253,11 @@ impl Winograd {
     /// Tiles that go through the steps together.
     fn block(&self) -> usize {
         let tall = self.kernels.tallest();
-        let per_tile = POINTS * (self.src.channels + self.width()) * 4;
         if self.is_lean {
-            // A third of it, the group under way, lies in the cache beside its filters; fewer, larger blocks transform them
-            // less often.
-            let filters = GROUP_POINTS * self.src.channels * PANEL_VECTORS * self.kernels.lanes * 4;
-            let tiles = BLOCK_BYTES.saturating_sub(filters) * GROUPS.len() / per_tile;
-            return (tiles / tall).max(2) * tall;
+            let tiles = self.dst.batch * self.tiles[0] * self.tiles[1];
+            return tiles.div_ceil(tiles.div_ceil(LEAN_BLOCK).max(1)).max(1).next_multiple_of(tall);
         }
+        let per_tile = POINTS * (self.src.channels + self.width()) * 4;
         (BLOCK_BYTES / per_tile / tall).max(1) * tall
     }
 }
