@@ -8,7 +8,8 @@
 #   scripts/cross.sh check                    # type-checks; about 15 minutes of CPU time
 #   scripts/cross.sh linux [PHOTO NETWORK]    # about 45 minutes of CPU time, so the gate leaves it out; target/release/eyas
 #                                             # must be there; PHOTO NETWORK: compared beside this repository's network
-#   scripts/cross.sh neon                     # every NEON kernel against its twin, by the library's own tests
+#   scripts/cross.sh neon                     # every NEON kernel against its twin, those with dot products of bytes too, by the
+#                                             # library's own tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,7 +40,7 @@ shift
 
 linux=aarch64-unknown-linux-gnu
 glibc=2.31 # of JetPack 5
-emulator=(qemu-aarch64 -L /usr/aarch64-linux-gnu)
+emulator=(qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu)
 # What eyas depends on is compiled in a hurry: what is shown here is that it builds and computes right, not its speed.
 hurry=(--config 'profile.release.package."*".opt-level=1')
 if [ "$part" = neon ]; then

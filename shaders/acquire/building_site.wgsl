@@ -1,5 +1,6 @@
 // People at a building site, by sphere tracing: the picture of `pattern:site`.
-// Twin: src/acquire/scenes/building_site.rs, which says how it works; same functions, same order.
+// Twin: src/acquire/scenes/building_site.rs, which says how it works; same functions, same order. Long, as that is: the scene
+// is one function of a pixel, and WGSL has no modules.
 //
 //   t += d(origin + t * direction) until d < a tenth of a pixel; coverage = 1 - ramp(0.1, 1, smallest d in pixels)
 //

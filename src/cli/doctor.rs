@@ -1,6 +1,6 @@
 //! `eyas doctor`: what this machine offers, and what eyas would choose.
 
-use eyas::cpu::{Isa, peak, processor_name};
+use eyas::cpu::{Isa, byte_products, peak, processor_name};
 use eyas::{Backend, Model, Session, SessionOptions};
 use serde_json::json;
 
@@ -60,6 +60,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
             "arch": std::env::consts::ARCH,
             "processor": processor_name(isa),
             "instructions": available,
+            "byte_products": byte_products(isa),
             "threads": threads,
             "memory_bytes": memory_bytes(),
             "gflops_1_thread": gflops[0],
@@ -84,6 +85,7 @@ pub fn run(args: &Args) -> Result<(), CliError> {
     print_line(&format!("eyas {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH))?;
     print_line(&format!("  processor     {}", processor_name(isa)))?;
     print_line(&format!("  instructions  {}", available.join(", ")))?;
+    print_line(&format!("  bytes         multiplied by {}", byte_products(isa)))?;
     print_line(&format!("  threads       {threads}"))?;
     if let Some(bytes) = memory_bytes() {
         print_line(&format!("  memory        {:.1} GiB", bytes as f64 / f64::from(1 << 30)))?;

@@ -5,6 +5,8 @@
 //! does it on 8-bit pictures, in its 11-bit fixed point: levels equal OpenCV's but for the rounding of a position's
 //! weight (OpenCV goes through f32 there), which moves about one level in a hundred by 1. Integers make the twin, the
 //! fast form and the shader give equal levels; the two float operations after them are rounded alike everywhere.
+//!
+//! A long file, half of it tests: twin and fast form share tables of positions and are compared with each other.
 
 use std::cell::Cell;
 

@@ -31,6 +31,11 @@ pub use isa::Isa;
 pub use memory::Memory;
 pub use session::{CpuError, CpuSession};
 
+/// What multiplies bytes in convolutions of quantised networks, with weights that are no less than -127.
+pub fn byte_products(isa: Isa) -> &'static str {
+    simd::dots::DotKernel::best(isa, -127..=127).name
+}
+
 /// The processor and the instructions used on it, as a person would name them.
 pub fn processor_name(isa: Isa) -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

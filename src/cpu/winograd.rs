@@ -9,6 +9,10 @@
 //! enough tiles, filters are kept as they are and transformed for each block, a panel and a third of the points at a time:
 //! a quarter of the memory in about the time that it takes to read the transformed ones.
 
+mod filters;
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,6 +26,7 @@ use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::conv::Conv;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
+use filters::{GROUP_POINTS, GROUPS, TransformPanel};
 
 /// Side of an output tile, and of an input tile.
 const OUT: usize = 4;
@@ -38,10 +43,6 @@ const LEAN_TILES: usize = 9;
 const LEAN_BLOCK: usize = 48;
 /// With transformed filters larger than this the direct sum is as fast.
 const BYTES_MAX: usize = 16 << 20;
-
-/// The points are made in three groups of two rows, which have parts in common.
-const GROUPS: [[usize; 2]; 3] = [[0, 5], [1, 2], [3, 4]];
-const GROUP_POINTS: usize = 2 * IN;
 
 thread_local! {
     /// What lies between the steps; as large as the largest layer on this thread needs.
@@ -70,91 +71,6 @@ pub struct Winograd {
     /// Tiles down and across.
     tiles: [usize; 2],
     macs: u64,
-}
-
-/// G·g for two of its six rows, with G = [¼ 0 0; −⅙ −⅙ −⅙; −⅙ ⅙ −⅙; 1/24 1/12 ⅙; 1/24 −1/12 ⅙; 0 0 1].
-#[inline(always)]
-unsafe fn filter_rows<V: Vector, const GROUP: usize>(g: [V; 3]) -> [V; 2] {
-    // SAFETY: called with the vectors of an instruction set that is there.
-    unsafe {
-        match GROUP {
-            0 => [g[0].mul(V::splat(0.25)), g[2]],
-            1 => {
-                let (outer, factor) = (g[0].add(g[2]), V::splat(-1.0 / 6.0));
-                [outer.add(g[1]).mul(factor), outer.sub(g[1]).mul(factor)]
-            }
-            _ => {
-                let outer = g[0].mul(V::splat(1.0 / 24.0)).add(g[2].mul(V::splat(1.0 / 6.0)));
-                let inner = g[1].mul(V::splat(1.0 / 12.0));
-                [outer.add(inner), outer.sub(inner)]
-            }
-        }
-    }
-}
-
-/// The transformed filters G·g·Gᵀ of a panel at one group of points.
-struct TransformPanel<'a> {
-    /// `[in][tap][channel]`
-    taps: &'a [f32],
-    group: usize,
-    /// Vectors of the panel.
-    vectors: usize,
-    ins: usize,
-    /// The first points of the group's two rows, `[in][channel]`; the others follow, so far apart.
-    rows: [*mut f32; 2],
-    plane: usize,
-}
-
-impl Work for TransformPanel<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        assert!(self.taps.len() >= self.ins * 9 * self.vectors * V::LANES);
-        // SAFETY: the taps are there; by whoever made this, so is room for the points.
-        unsafe {
-            match self.group {
-                0 => self.all::<V, 0>(),
-                1 => self.all::<V, 1>(),
-                _ => self.all::<V, 2>(),
-            }
-        }
-    }
-}
-
-impl TransformPanel<'_> {
-    #[inline(always)]
-    unsafe fn all<V: Vector, const GROUP: usize>(self) {
-        // No closures: they would not be compiled for the instruction set.
-        let panel = self.vectors * V::LANES;
-        for c in 0..self.ins {
-            for v in 0..self.vectors {
-                // SAFETY: see `run`.
-                unsafe {
-                    let taps = self.taps.as_ptr().add(c * 9 * panel + v * V::LANES);
-                    let mut columns = [[V::splat(0.0); 3]; 2];
-                    for x in 0..3 {
-                        let taps = taps.add(x * panel);
-                        let column = [V::load(taps), V::load(taps.add(3 * panel)), V::load(taps.add(6 * panel))];
-                        let [first, second] = filter_rows::<V, GROUP>(column);
-                        (columns[0][x], columns[1][x]) = (first, second);
-                    }
-                    for y in 0..2 {
-                        let to = self.rows[y].add(c * panel + v * V::LANES);
-                        let [first, last] = filter_rows::<V, 0>(columns[y]);
-                        let [second, third] = filter_rows::<V, 1>(columns[y]);
-                        let [fourth, fifth] = filter_rows::<V, 2>(columns[y]);
-                        first.store(to);
-                        second.store(to.add(self.plane));
-                        third.store(to.add(2 * self.plane));
-                        fourth.store(to.add(3 * self.plane));
-                        fifth.store(to.add(4 * self.plane));
-                        last.store(to.add(5 * self.plane));
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl Winograd {
@@ -612,110 +528,5 @@ impl Part<'_> {
             // SAFETY: pixels of dst and of the residual; `Kernels::new` found the instruction set.
             unsafe { (w.kernels.finish)(&finish) };
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::super::testing::*;
-    use super::*;
-    use crate::infer::activation::Activation;
-    use crate::infer::kernels::conv::{Residual, Window};
-
-    fn check(
-        [batch, ins, outs]: [usize; 3],
-        [h, w]: [usize; 2],
-        pads: [usize; 4],
-        activation: Activation,
-        residual: Residual,
-        gap: usize,
-    ) {
-        let window = Window { kernel: [3; 2], stride: [1; 2], pads, dilation: [1; 2] };
-        let (Some(oh), Some(ow)) = (output_len(&window, 0, h), output_len(&window, 1, w)) else {
-            return;
-        };
-        let scale = 2.0 / ((ins * 9) as f32).sqrt();
-        let weights: Vec<f32> = values(1, outs * ins * 9).iter().map(|x| x * scale).collect();
-        let bias = values(2, outs);
-        let (src, added) = (values(3, batch * ins * h * w), values(4, batch * outs * oh * ow));
-        let mut wanted = naive_conv(&window, 1, (&src, [batch, ins, h, w]), &weights, &bias, [oh, ow]);
-        for (y, &r) in wanted.iter_mut().zip(&added) {
-            *y = match residual {
-                Residual::None => activate_f64(activation, *y),
-                Residual::BeforeActivation => activate_f64(activation, *y + f64::from(r)),
-                Residual::AfterActivation => activate_f64(activation, *y) + f64::from(r),
-            };
-        }
-        let conv = Conv { window, weights: Arc::new(weights), bias: Arc::new(bias), activation, residual };
-        let mut reads = vec![map(0, [batch, ins, h, w], gap, gap)];
-        if residual != Residual::None {
-            reads.push(map(1, [batch, outs, oh, ow], 1, gap));
-        }
-        let write = map(reads.len(), [batch, outs, oh, ow], 2 * gap, gap);
-        let step = step(reads, vec![write]);
-        for isa in Isa::available() {
-            for is_lean in [false, true] {
-                let fast =
-                    Winograd::plan(&conv, &step, isa).expect("feature maps").with_filters(&conv.weights, is_lean);
-                let got = outputs(&fast, &step, &[&src, &added]);
-                let what = format!("{} {ins}->{outs} {h}x{w} {pads:?} {residual:?} gap {gap}", fast.label());
-                assert_close(&got, &wanted, 1e-5, &what);
-            }
-        }
-    }
-
-    #[test]
-    fn odd_channels_and_pictures_agree_with_a_naive_loop() {
-        for (ins, outs) in [(1, 1), (3, 5), (7, 13), (16, 16), (33, 40), (64, 80)] {
-            for size in [[1, 1], [3, 2], [4, 4], [5, 7], [13, 9]] {
-                check([1, ins, outs], size, [1; 4], Activation::None, Residual::None, ins % 3);
-            }
-        }
-        for pads in [[0; 4], [1, 0, 0, 1], [2, 3, 1, 0]] {
-            check([2, 5, 19], [7, 10], pads, Activation::Relu, Residual::None, 1);
-        }
-    }
-
-    #[test]
-    fn every_activation_and_residual_agrees_with_its_formula() {
-        for activation in activations() {
-            for residual in [Residual::None, Residual::BeforeActivation, Residual::AfterActivation] {
-                check([1, 6, 37], [5, 6], [1; 4], activation, residual, 1);
-            }
-        }
-    }
-
-    #[test]
-    fn threads_and_blocks_divide_the_tiles() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
-        pool.install(|| {
-            for (size, channels) in [([61, 43], 24), ([6, 6], 200)] {
-                check([1, channels, 40], size, [1; 4], Activation::Silu, Residual::None, 0);
-            }
-        });
-    }
-
-    #[test]
-    fn it_is_used_where_it_pays() {
-        let used = |ins: usize, outs: usize, size: usize, window: Window| {
-            let weights = Arc::new(vec![0.0; ins * outs * window.taps()]);
-            let (bias, activation, residual) = (Arc::new(vec![0.0; outs]), Activation::None, Residual::None);
-            let conv = Conv { window, weights, bias, activation, residual };
-            let maps = step(vec![map(0, [1, ins, size, size], 0, 0)], vec![map(1, [1, outs, size, size], 0, 0)]);
-            Winograd::new(&conv, &maps, Isa::Portable, true).is_some()
-        };
-        let window = |kernel, dilation| Window {
-            kernel: [kernel; 2],
-            stride: [1; 2],
-            pads: [kernel / 2 * dilation; 4],
-            dilation: [dilation; 2],
-        };
-        assert!(used(64, 64, 40, window(3, 1)) && used(32, 32, 13, window(3, 1)));
-        assert!(!used(3, 16, 40, window(3, 1)), "few input channels");
-        assert!(!used(64, 64, 1, window(3, 1)), "one pixel of a tile");
-        assert!(!used(64, 64, 40, window(3, 2)) && !used(64, 64, 40, window(5, 1)));
-        assert!(!used(600, 600, 13, window(3, 1)), "filters too large");
     }
 }
