@@ -134,7 +134,7 @@ impl ConvFast {
             }
             weights
         };
-        let weights = packed::packed(&conv.weights, [lanes, taps, src.channels], pack);
+        let weights = packed::packed(&conv.weights, ("direct", [lanes, taps, src.channels]), pack);
         let mut bias = Aligned::zeros(dst.channels.next_multiple_of(PANEL_VECTORS * lanes));
         bias[..dst.channels].copy_from_slice(&conv.bias);
         let mut fast = ConvFast {

@@ -415,13 +415,7 @@ mod tests {
         let (weights, bias) = (values(1, channels * taps), values(2, channels));
         let (src, added) = (values(3, batch * channels * h * w), values(4, batch * channels * oh * ow));
         let mut wanted = naive_conv(&window, channels, (&src, [batch, channels, h, w]), &weights, &bias, [oh, ow]);
-        for (y, &r) in wanted.iter_mut().zip(&added) {
-            *y = match residual {
-                Residual::None => activate_f64(activation, *y),
-                Residual::BeforeActivation => activate_f64(activation, *y + f64::from(r)),
-                Residual::AfterActivation => activate_f64(activation, *y) + f64::from(r),
-            };
-        }
+        finish(&mut wanted, &added, activation, residual);
         let kernel = Depthwise { window, weights: Arc::new(weights), bias: Arc::new(bias), activation, residual };
         let mut reads = vec![map(0, [batch, channels, h, w], gap, gap)];
         if residual != Residual::None {

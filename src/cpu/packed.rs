@@ -11,16 +11,19 @@ pub struct Packed {
     pub values: Aligned,
 }
 
-/// Address of the weights as the file has them, and what decides the packed order.
-type Key = (usize, [usize; 3]);
+/// An order of packed weights: whose it is, and the numbers that decide it.
+pub type Layout = (&'static str, [usize; 3]);
+
+/// Address of the weights as the file has them, and their order.
+type Key = (usize, Layout);
 
 /// The weak reference to the weights keeps their address from being used again, not their values.
 type Entry = (Weak<Vec<f32>>, Weak<Packed>);
 
 static PACKED: Mutex<BTreeMap<Key, Entry>> = Mutex::new(BTreeMap::new());
 
-/// The packed form of `source` in the order that `layout` stands for; `pack` makes it where no session has it.
-pub fn packed(source: &Arc<Vec<f32>>, layout: [usize; 3], pack: impl FnOnce() -> Aligned) -> Arc<Packed> {
+/// The packed form of `source` in an order; `pack` makes it where no session has it.
+pub fn packed(source: &Arc<Vec<f32>>, layout: Layout, pack: impl FnOnce() -> Aligned) -> Arc<Packed> {
     let key = (Arc::as_ptr(source) as usize, layout);
     let known = || PACKED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(shared) = known().get(&key).and_then(|(_, packed)| packed.upgrade()) {
@@ -46,11 +49,12 @@ mod tests {
             values[0] = first;
             values
         };
-        let one = packed(&source, [4, 1, 2], || make(1.0));
-        let two = packed(&source, [4, 1, 2], || make(9.0));
+        let one = packed(&source, ("a", [4, 1, 2]), || make(1.0));
+        let two = packed(&source, ("a", [4, 1, 2]), || make(9.0));
         assert!(Arc::ptr_eq(&one, &two) && two.values[0] == 1.0);
-        assert_eq!(packed(&source, [8, 1, 2], || make(3.0)).values[0], 3.0, "another order");
+        assert_eq!(packed(&source, ("a", [8, 1, 2]), || make(3.0)).values[0], 3.0, "another order");
+        assert_eq!(packed(&source, ("b", [4, 1, 2]), || make(7.0)).values[0], 7.0, "another one's order");
         drop((one, two));
-        assert_eq!(packed(&source, [4, 1, 2], || make(5.0)).values[0], 5.0, "nobody kept it");
+        assert_eq!(packed(&source, ("a", [4, 1, 2]), || make(5.0)).values[0], 5.0, "nobody kept it");
     }
 }

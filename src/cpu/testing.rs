@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::Memory;
+use crate::infer::activation::Activation;
 use crate::infer::kernel::FastKernel;
+use crate::infer::kernels::conv::Residual;
 use crate::infer::kernels::copy::Copy;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::{BufferId, View};
@@ -90,6 +92,17 @@ pub fn assert_close(got: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
     let scale = wanted.iter().fold(1e-3f64, |m, w| m.max(w.abs()));
     for (i, (&g, &w)) in got.iter().zip(wanted).enumerate() {
         assert!((f64::from(g) - w).abs() <= tolerance * scale, "{what}: element {i} is {g}, not {w}");
+    }
+}
+
+/// What follows a convolution's sums: the activation, and the residual before or after it.
+pub fn finish(sums: &mut [f64], added: &[f32], activation: Activation, residual: Residual) {
+    for (y, &r) in sums.iter_mut().zip(added) {
+        *y = match residual {
+            Residual::None => activate_f64(activation, *y),
+            Residual::BeforeActivation => activate_f64(activation, *y + f64::from(r)),
+            Residual::AfterActivation => activate_f64(activation, *y) + f64::from(r),
+        };
     }
 }
 

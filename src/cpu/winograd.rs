@@ -119,7 +119,8 @@ impl Winograd {
     fn with_filters(mut self, weights: &Arc<Vec<f32>>, is_lean: bool) -> Winograd {
         self.is_lean = is_lean;
         let points = if is_lean { 9 } else { POINTS };
-        self.weights = packed::packed(weights, [self.kernels.lanes, points, self.src.channels], || self.pack(weights));
+        let layout = ("winograd", [self.kernels.lanes, points, self.src.channels]);
+        self.weights = packed::packed(weights, layout, || self.pack(weights));
         self
     }
 
@@ -139,9 +140,9 @@ impl Winograd {
                 }
             }
             if !self.is_lean {
-                let plane = ins * width;
+                let (plane, all) = (ins * width, all.as_mut_ptr());
                 for (group, rows) in GROUPS.iter().enumerate() {
-                    let rows = rows.map(|y| all[y * IN * plane + first * ins..].as_mut_ptr());
+                    let rows = rows.map(|y| all.wrapping_add(y * IN * plane + first * ins));
                     simd::run(self.isa, TransformPanel { taps: &taps, group, vectors, ins, rows, plane });
                 }
             }

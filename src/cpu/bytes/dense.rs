@@ -110,6 +110,40 @@ impl DenseFast {
     }
 }
 
+/// Image, row and column of pixels that are counted through the batch, without a division for each.
+struct Pixels {
+    next: [usize; 3],
+    left: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Pixels {
+    fn new(map: &FeatureMap, pixels: Range<usize>) -> Pixels {
+        let (first, area) = (pixels.start, map.height * map.width);
+        let next = [first / area, first % area / map.width, first % map.width];
+        Pixels { next, left: pixels.len(), height: map.height, width: map.width }
+    }
+}
+
+impl Iterator for Pixels {
+    type Item = [usize; 3];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<[usize; 3]> {
+        self.left = self.left.checked_sub(1)?;
+        let here = self.next;
+        self.next[2] += 1;
+        if self.next[2] == self.width {
+            (self.next[2], self.next[1]) = (0, here[1] + 1);
+        }
+        if self.next[1] == self.height {
+            (self.next[1], self.next[0]) = (0, here[0] + 1);
+        }
+        Some(here)
+    }
+}
+
 /// Some output pixels, counted through the batch, gathered into rows.
 struct Gather<'a> {
     conv: &'a DenseFast,
@@ -161,26 +195,17 @@ impl Gather<'_> {
         let Gather { conv, bytes, pixels, rows } = self;
         let (window, map) = (&conv.window, &conv.src);
         let [kernel_y, kernel_x] = window.kernel;
-        let (area, channels) = (conv.dst.height * conv.dst.width, map.channels);
+        let channels = map.channels;
         assert!(pixels.len() * conv.row_bytes <= rows.len());
-        let first = pixels.start;
         if conv.in_a_piece {
             // Pixels side by side, each with a window of its own.
-            copy(bytes.src.wrapping_add(first * channels), rows.as_mut_ptr().cast(), pixels.len() * channels);
+            copy(bytes.src.wrapping_add(pixels.start * channels), rows.as_mut_ptr().cast(), pixels.len() * channels);
             return;
         }
-        let (mut n, mut y, mut x) = (first / area, first % area / conv.dst.width, first % conv.dst.width);
-        for row in rows.chunks_exact_mut(conv.row_bytes).take(pixels.len()) {
+        for (row, [n, y, x]) in rows.chunks_exact_mut(conv.row_bytes).zip(Pixels::new(&conv.dst, pixels)) {
             let row = row.as_mut_ptr().cast::<T>();
-            if x == conv.dst.width {
-                (x, y) = (0, y + 1);
-            }
-            if y == conv.dst.height {
-                (y, n) = (0, n + 1);
-            }
             let top = (y * window.stride[0]).wrapping_sub(window.pads[0]);
             let left = (x * window.stride[1]).wrapping_sub(window.pads[1]);
-            x += 1;
             // Neighbouring taps are neighbours in memory.
             let whole = window.dilation[1] == 1
                 && map.pixel_stride == channels
@@ -307,18 +332,8 @@ impl DenseFast {
         let InputRows { rows, count } = inputs;
         let tile = self.kernel.rows;
         let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
-        let map = &self.dst;
-        let area = map.height * map.width;
-        let (mut n, mut y, mut x) = (first / area, first % area / map.width, first % map.width);
-        for place in &mut dst[..count] {
-            *place = bytes.dst.wrapping_add(distance(map, n, y, x));
-            x += 1;
-            if x == map.width {
-                (x, y) = (0, y + 1);
-            }
-            if y == map.height {
-                (y, n) = (0, n + 1);
-            }
+        for (place, [n, y, x]) in dst.iter_mut().zip(Pixels::new(&self.dst, first..first + count)) {
+            *place = bytes.dst.wrapping_add(distance(&self.dst, n, y, x));
         }
         let weights: &[u8] = bytemuck::cast_slice(&self.weights);
         for panel in panels {

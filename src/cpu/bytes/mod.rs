@@ -31,7 +31,7 @@ fn prepare_conv_by(dot: DotKernel, conv: &ByteConv, step: &Step, isa: Isa) -> Op
     if conv.groups == 1 {
         return Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?));
     }
-    if conv.groups == dst.channels && conv.groups == src.channels {
+    if conv.is_depthwise() {
         return Some(Box::new(depthwise::DepthwiseFast::new(conv, step, isa)?));
     }
     Some(Box::new(grouped::GroupedFast::new(conv, src, dst, isa, dot)?))

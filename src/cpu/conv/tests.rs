@@ -31,13 +31,7 @@ fn check(case: &Case) {
     let src = values(3, batch * ins * h * w);
     let added = values(4, batch * outs * oh * ow);
     let mut wanted = naive_conv(&window, 1, (&src, [batch, ins, h, w]), &weights, &bias, [oh, ow]);
-    for (y, &r) in wanted.iter_mut().zip(&added) {
-        *y = match residual {
-            Residual::None => activate_f64(activation, *y),
-            Residual::BeforeActivation => activate_f64(activation, *y + f64::from(r)),
-            Residual::AfterActivation => activate_f64(activation, *y) + f64::from(r),
-        };
-    }
+    finish(&mut wanted, &added, activation, residual);
     let conv = Conv { window, weights: Arc::new(weights), bias: Arc::new(bias), activation, residual };
     let mut reads = vec![map(0, [batch, ins, h, w], gap, gap)];
     if residual != Residual::None {

@@ -24,13 +24,7 @@ fn check(
     let bias = values(2, outs);
     let (src, added) = (values(3, batch * ins * h * w), values(4, batch * outs * oh * ow));
     let mut wanted = naive_conv(&window, 1, (&src, [batch, ins, h, w]), &weights, &bias, [oh, ow]);
-    for (y, &r) in wanted.iter_mut().zip(&added) {
-        *y = match residual {
-            Residual::None => activate_f64(activation, *y),
-            Residual::BeforeActivation => activate_f64(activation, *y + f64::from(r)),
-            Residual::AfterActivation => activate_f64(activation, *y) + f64::from(r),
-        };
-    }
+    finish(&mut wanted, &added, activation, residual);
     let conv = Conv { window, weights: Arc::new(weights), bias: Arc::new(bias), activation, residual };
     let mut reads = vec![map(0, [batch, ins, h, w], gap, gap)];
     if residual != Residual::None {
@@ -77,6 +71,29 @@ fn threads_and_blocks_divide_the_tiles() {
             check([1, channels, 40], size, [1; 4], Activation::Silu, Residual::None, 0);
         }
     });
+}
+
+/// Sessions share packed weights by their order: one that keeps filters as they are must not get those of the direct sum,
+/// which are as many.
+#[test]
+fn forms_of_the_same_weights_do_not_take_each_others_order() {
+    let (channels, size) = (128, 12);
+    let window = Window { kernel: [3; 2], stride: [1; 2], pads: [1; 4], dilation: [1; 2] };
+    let weights: Vec<f32> = values(1, channels * channels * 9).iter().map(|x| x * 0.05).collect();
+    let (bias, src) = (values(2, channels), values(3, channels * size * size));
+    let shape = [1, channels, size, size];
+    let wanted = naive_conv(&window, 1, (&src, shape), &weights, &bias, [size, size]);
+    let (activation, residual) = (Activation::None, Residual::None);
+    let conv = Conv { window, weights: Arc::new(weights), bias: Arc::new(bias), activation, residual };
+    let step = step(vec![map(0, shape, 0, 0)], vec![map(1, shape, 0, 0)]);
+    for isa in Isa::available() {
+        // All at once, as `--tune` has them.
+        let forms = crate::cpu::conv::forms(&conv, &step, isa);
+        assert!(forms.len() == 2 && forms.iter().any(|form| form.label().contains("lean")), "{}", isa.name());
+        for form in forms {
+            assert_close(&outputs(&*form, &step, &[&src]), &wanted, 1e-5, &form.label());
+        }
+    }
 }
 
 #[test]

@@ -50,16 +50,28 @@ pub struct ConvOnBytes {
     pub of_rows: bool,
 }
 
-/// A sum, difference or product of two inputs.
+/// A sum, difference or product of two inputs: both of bytes, or with [`ByteConstant`] the second an f32 constant.
 #[derive(Clone, Debug)]
-pub struct Arithmetic {
-    pub kernel: ByteArithmetic,
+pub struct Arithmetic<K> {
+    pub kernel: K,
 }
 
-/// A sum, difference or product of bytes (input 0) and an f32 constant (input 1).
-#[derive(Clone, Debug)]
-pub struct ArithmeticWithConstant {
-    pub kernel: ByteConstant,
+/// Kernels of [`Arithmetic`].
+pub trait ArithmeticKernel: ByteKernel + Copy + 'static {
+    /// How the result's bytes stand for numbers.
+    fn to(&self) -> ByteScale;
+}
+
+impl ArithmeticKernel for ByteArithmetic {
+    fn to(&self) -> ByteScale {
+        self.to
+    }
+}
+
+impl ArithmeticKernel for ByteConstant {
+    fn to(&self) -> ByteScale {
+        self.to
+    }
 }
 
 /// Mean over a window.
@@ -238,14 +250,14 @@ impl ConvOnBytes {
     }
 }
 
-impl Op for Arithmetic {
+impl<K: ArithmeticKernel> Op for Arithmetic<K> {
     fn name(&self) -> &'static str {
         "ArithmeticOnBytes"
     }
 
     fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
         let shape = super::context::broadcast_shapes(&input(inputs, 0)?.shape, &input(inputs, 1)?.shape)?;
-        Ok(vec![Fact::new(self.kernel.to.dtype(), &shape)])
+        Ok(vec![Fact::new(self.kernel.to().dtype(), &shape)])
     }
 
     fn keeps_layout(&self) -> bool {
@@ -265,35 +277,6 @@ impl Op for Arithmetic {
         }
         let target = l.write(target_id);
         l.step(OnBytes(self.kernel), operands, vec![target]);
-        Ok(())
-    }
-}
-
-impl Op for ArithmeticWithConstant {
-    fn name(&self) -> &'static str {
-        "ArithmeticOnBytes"
-    }
-
-    fn infer(&self, inputs: &[Option<&Fact>]) -> Result<Vec<Fact>, OpError> {
-        let shape = super::context::broadcast_shapes(&input(inputs, 0)?.shape, &input(inputs, 1)?.shape)?;
-        Ok(vec![Fact::new(self.kernel.to.dtype(), &shape)])
-    }
-
-    fn keeps_layout(&self) -> bool {
-        true
-    }
-
-    fn is_on_bytes(&self) -> bool {
-        true
-    }
-
-    fn lower(&self, l: &mut Lowering<'_>, inputs: Inputs<'_>, outputs: &[ValueId]) -> Result<(), OpError> {
-        let target_id = output(outputs)?;
-        let shape = l.shape(target_id).to_vec();
-        let bytes = stretched(&l.read(present(inputs, 0)?)?, &shape)?;
-        let constant = stretched(&l.read(present(inputs, 1)?)?, &shape)?;
-        let target = l.write(target_id);
-        l.step(OnBytes(self.kernel), vec![bytes, constant], vec![target]);
         Ok(())
     }
 }

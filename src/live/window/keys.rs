@@ -37,7 +37,8 @@ impl App {
             Ok(()) => self.say(format!("saved {}", path.display())),
             Err(e) => self.say(e.to_string()),
         }
-        self.set_text(true)
+        // The next frame that is drawn has the text again, as after each key.
+        Ok(())
     }
 
     /// Does what the key stands for: [`crate::live::KEYS`].

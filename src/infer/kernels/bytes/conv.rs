@@ -51,6 +51,11 @@ pub enum After {
 }
 
 impl ByteConv {
+    /// One filter of one channel for each channel.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups == self.bias.len() && self.weights.len() == self.groups * self.window.taps()
+    }
+
     /// The factors of sums.
     pub fn requantise(&self) -> Requantise {
         let clamp = self.to.clamp(self.activation);
@@ -91,10 +96,7 @@ impl ByteKernel for ByteConv {
     fn stem(&self) -> &'static str {
         match self.groups {
             1 => "byte_conv",
-            // One filter for each channel.
-            groups if groups == self.bias.len() && self.weights.len() == groups * self.window.taps() => {
-                "byte_depthwise"
-            }
+            _ if self.is_depthwise() => "byte_depthwise",
             _ => "byte_grouped_conv",
         }
     }

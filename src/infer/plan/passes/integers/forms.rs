@@ -13,7 +13,7 @@ use crate::infer::kernels::elementwise::Function;
 use crate::infer::kernels::pool::PoolKind;
 use crate::infer::kernels::reduce::ReduceKind;
 use crate::infer::op::Op;
-use crate::infer::ops::bytes::{Arithmetic, ArithmeticWithConstant, Average, ConvOnBytes};
+use crate::infer::ops::bytes::{Arithmetic, Average, ConvOnBytes};
 use crate::infer::ops::conv::Conv;
 use crate::infer::ops::elementwise::Elementwise;
 use crate::infer::ops::gemm::{Gemm, MatMul, POINT};
@@ -233,7 +233,7 @@ impl Walk<'_> {
             _ => return Err("not both of its inputs are quantised or constant".into()),
         };
         let kernel = ByteConstant { function, constant_first, from: x.from, to, bounds: bounds()? };
-        Ok(Form::new(ArithmeticWithConstant { kernel }, vec![x.base, constant]))
+        Ok(Form::new(Arithmetic { kernel }, vec![x.base, constant]))
     }
 
     fn average(

@@ -3,11 +3,13 @@
 use super::*;
 use crate::infer::graph::Format;
 use crate::infer::import::onnx::proto::AttributeProto;
+use crate::infer::kernels::bytes::arithmetic::ByteArithmetic;
+use crate::infer::kernels::bytes::constant::ByteConstant;
 use crate::infer::kernels::conv::Window;
 use crate::infer::kernels::elementwise::Function;
 use crate::infer::kernels::reduce::ReduceKind;
 use crate::infer::ops::batch_norm::BatchNorm;
-use crate::infer::ops::bytes::{Arithmetic, ArithmeticWithConstant, Average};
+use crate::infer::ops::bytes::{Arithmetic, Average};
 use crate::infer::ops::context::build_for_test;
 use crate::infer::ops::conv::Conv;
 use crate::infer::ops::dense::{Numbers, from_numbers};
@@ -151,7 +153,7 @@ fn convolutions_stay_on_bytes() {
         let out = b.conv(sum, 4, 1, POINT);
         let out = b.pair(out, dtype, 0.2, zero);
         let graph = b.finish(out, 0.2);
-        assert_eq!((count::<ConvOnBytes>(&graph), count::<Arithmetic>(&graph)), (3, 1));
+        assert_eq!((count::<ConvOnBytes>(&graph), count::<Arithmetic<ByteArithmetic>>(&graph)), (3, 1));
         assert_eq!((graph.nodes.len(), count::<Quantise>(&graph), count::<Dequantise>(&graph)), (6, 1, 1));
     }
 }
@@ -358,6 +360,6 @@ fn arithmetic_with_constants_is_on_bytes() {
             x = b.pair(x, [DType::U8, DType::I8][i % 2], 0.04 + 0.01 * i as f32, 100);
         }
         let graph = b.finish(x, 0.07);
-        assert_eq!((count::<ArithmeticWithConstant>(&graph), borders(&graph)), (4, (1, 1)), "{shape:?}");
+        assert_eq!((count::<Arithmetic<ByteConstant>>(&graph), borders(&graph)), (4, (1, 1)), "{shape:?}");
     }
 }
