@@ -1,9 +1,10 @@
 //! Convolution of bytes with one group: implicit GEMM.
 //!
 //! A block of output pixels is gathered once: one row per pixel with all that its window sees, as bytes or widened to i16,
-//! as the micro-kernel takes them; pixels that lie in memory as their rows would be are not gathered. Panels of sixteen
-//! output channels then pass over the block. Taps in the padding are the zero point; what the zero point adds to each sum
-//! is what sums start with.
+//! as the micro-kernel takes them; pixels that lie in memory as their rows would be are not gathered. Where windows of a
+//! line of pixels overlap, what they see is gathered column by column instead: the rows of neighbours then overlap in memory
+//! as the windows do. Panels of sixteen output channels pass over the block. Taps in the padding are the zero point; what
+//! the zero point adds to each sum is what sums start with.
 
 use super::super::conv::distance;
 use super::super::simd::dots::{CHANNELS, DotArguments, DotKernel, Inputs};
@@ -22,6 +23,12 @@ use std::ops::Range;
 const BLOCK_BYTES: usize = 40 << 10;
 /// Most pixels of a block.
 const BLOCK_ROWS: usize = 48;
+/// Least pixels of a line that is gathered column by column: blocks end with their line then.
+const LINE_PIXELS: usize = 12;
+/// Bytes that may be written or read behind gathered rows.
+const SLACK_BYTES: usize = 64;
+/// Most lines of a window that is gathered so.
+const MOST_LINES: usize = 8;
 
 /// A dense convolution with packed weights.
 #[derive(Debug)]
@@ -39,8 +46,14 @@ pub struct DenseFast {
     zero: i16,
     /// Bytes of a row: whole groups.
     row_bytes: usize,
+    /// Inputs come column by column: `[kernel x][kernel y][in]`, else `[kernel y][kernel x][in]`.
+    by_columns: bool,
+    /// Bytes from a gathered row to the next.
+    row_stride: usize,
     /// The pixels of src side by side are the rows of all blocks, but for what is done to each byte.
     in_a_piece: bool,
+    /// All pixels of dst are equally far apart.
+    dst_in_a_line: bool,
     /// Pixels of a block, a multiple of the kernel's.
     block: usize,
     /// `[panel]` and then as [`Inputs`] says.
@@ -62,14 +75,21 @@ impl DenseFast {
         let group = kernel.inputs.group();
         let row_bytes = inputs.div_ceil(group) * 4;
         let panels = dst.channels.div_ceil(CHANNELS);
+        let ([kernel_y, kernel_x], [_, stride_x]) = (conv.window.kernel, conv.window.stride);
+        let by_columns =
+            kernel_x > stride_x && conv.window.dilation[1] == 1 && kernel_y <= MOST_LINES && dst.width >= LINE_PIXELS;
+        let row_stride =
+            if by_columns { stride_x * kernel_y * src.channels * kernel.inputs.bytes() } else { row_bytes };
         let mut weights = Aligned::zeros(panels * row_bytes / 4 * CHANNELS);
         let packed: &mut [u8] = bytemuck::cast_slice_mut(&mut weights);
         let bytes = kernel.inputs.bytes();
         for (o, filter) in conv.weights.chunks_exact(inputs).enumerate() {
             let panel = &mut packed[o / CHANNELS * row_bytes * CHANNELS..];
             for tap in 0..taps {
+                let (ky, kx) = (tap / kernel_x, tap % kernel_x);
+                let place = if by_columns { kx * kernel_y + ky } else { tap };
                 for c in 0..src.channels {
-                    let k = tap * src.channels + c;
+                    let k = place * src.channels + c;
                     let at = ((k / group * CHANNELS + o % CHANNELS) * group + k % group) * bytes;
                     // The low byte alone, for a kernel that takes i8.
                     panel[at..at + bytes].copy_from_slice(&filter[c * taps + tap].to_le_bytes()[..bytes]);
@@ -95,13 +115,21 @@ impl DenseFast {
             flip: if flips { 128 } else { 0 },
             zero: zero as i16,
             row_bytes,
+            by_columns,
+            row_stride,
             in_a_piece: conv.window.is_pointwise() && src.is_dense() && inputs.is_multiple_of(group),
-            block: (BLOCK_BYTES / (row_bytes * rows) * rows).clamp(rows, BLOCK_ROWS / rows * rows),
+            dst_in_a_line: dst.is_in_a_line(),
+            block: (BLOCK_BYTES / (row_stride * rows) * rows).clamp(rows, BLOCK_ROWS / rows * rows),
             weights,
             start: start_of(conv, zero),
             finisher: Finisher::new(conv.requantise()),
             macs: (dst.batch * dst.height * dst.width * dst.channels * inputs) as u64,
         })
+    }
+
+    /// Room for so many gathered rows.
+    fn gathered_bytes(&self, rows: usize) -> usize {
+        rows * self.row_stride + self.row_bytes + SLACK_BYTES
     }
 
     /// The pixels of src are rows as they are.
@@ -161,22 +189,21 @@ impl Work for Gather<'_> {
         unsafe {
             let (flip, zero) = (self.conv.flip, self.conv.zero);
             match (self.conv.kernel.inputs, self.conv.signed) {
-                (Inputs::Quads { .. }, _) => {
-                    let copy = |from, to: *mut u8, count| flipped(from, to, count, flip);
-                    self.all(copy, |to, count| to.write_bytes(zero as u8, count));
-                }
-                (Inputs::Pairs, true) => {
-                    self.all(
-                        |from, to: *mut i16, count| widen::<V, true>(from, to, count),
-                        |to, count| fill(to, count, zero),
-                    );
-                }
-                (Inputs::Pairs, false) => {
-                    self.all(
-                        |from, to: *mut i16, count| widen::<V, false>(from, to, count),
-                        |to, count| fill(to, count, zero),
-                    );
-                }
+                (Inputs::Quads { .. }, _) => self.all(
+                    |from, to: *mut u8, count| flipped(from, to, count, flip),
+                    |to, count| to.write_bytes(zero as u8, count),
+                    |from, to| flip_8(from, to, flip),
+                ),
+                (Inputs::Pairs, true) => self.all(
+                    |from, to: *mut i16, count| widen::<V, true>(from, to, count),
+                    |to, count| fill(to, count, zero),
+                    |from, to| V::widen::<true>(from, to),
+                ),
+                (Inputs::Pairs, false) => self.all(
+                    |from, to: *mut i16, count| widen::<V, false>(from, to, count),
+                    |to, count| fill(to, count, zero),
+                    |from, to| V::widen::<false>(from, to),
+                ),
             }
         }
     }
@@ -191,12 +218,22 @@ unsafe fn fill(to: *mut i16, count: usize, zero: i16) {
 impl Gather<'_> {
     /// `copy` makes so many inputs of bytes, `pad` so many of the zero point.
     #[inline(always)]
-    unsafe fn all<T>(self, copy: impl Fn(*const u8, *mut T, usize), pad: impl Fn(*mut T, usize)) {
+    unsafe fn all<T>(
+        self,
+        copy: impl Fn(*const u8, *mut T, usize),
+        pad: impl Fn(*mut T, usize),
+        copy_8: impl Fn(*const u8, *mut T),
+    ) {
+        assert!(self.conv.gathered_bytes(self.pixels.len()) <= self.rows.len());
+        if self.conv.by_columns {
+            // SAFETY: by contract.
+            unsafe { self.columns(copy, pad, copy_8) };
+            return;
+        }
         let Gather { conv, bytes, pixels, rows } = self;
         let (window, map) = (&conv.window, &conv.src);
         let [kernel_y, kernel_x] = window.kernel;
         let channels = map.channels;
-        assert!(pixels.len() * conv.row_bytes <= rows.len());
         if conv.in_a_piece {
             // Pixels side by side, each with a window of its own.
             copy(bytes.src.wrapping_add(pixels.start * channels), rows.as_mut_ptr().cast(), pixels.len() * channels);
@@ -228,6 +265,46 @@ impl Gather<'_> {
     }
 }
 
+impl Gather<'_> {
+    /// The pixels of one line, column by column; `copy_8` makes eight inputs of bytes.
+    #[inline(always)]
+    unsafe fn columns<T>(
+        self,
+        copy: impl Fn(*const u8, *mut T, usize),
+        pad: impl Fn(*mut T, usize),
+        copy_8: impl Fn(*const u8, *mut T),
+    ) {
+        let Gather { conv, bytes, pixels, rows } = self;
+        let (window, map, channels) = (&conv.window, &conv.src, conv.src.channels);
+        let [kernel_y, kernel_x] = window.kernel;
+        let (line, x) = (pixels.start / conv.dst.width, pixels.start % conv.dst.width);
+        let (n, y) = (line / conv.dst.height, line % conv.dst.height);
+        let mut lines = [None; MOST_LINES];
+        for (ky, line) in lines.iter_mut().enumerate().take(kernel_y) {
+            let sy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pads[0]);
+            *line = (sy < map.height).then(|| bytes.src.wrapping_add(distance(map, n, sy, 0)));
+        }
+        let left = (x * window.stride[1]).wrapping_sub(window.pads[1]);
+        // Few channels are copied by eights, as far as the line has as many. What is too much is written again, or lies
+        // behind all columns.
+        let eights =
+            if channels < 8 && map.pixel_stride == channels { (map.width * channels).saturating_sub(7) } else { 0 };
+        let mut out = rows.as_mut_ptr().cast::<T>();
+        for sx in (0..(pixels.len() - 1) * window.stride[1] + kernel_x).map(|column| left.wrapping_add(column)) {
+            for line in &lines[..kernel_y] {
+                match line {
+                    Some(line) if sx < map.width => {
+                        let from = line.wrapping_add(sx * map.pixel_stride);
+                        if sx * channels < eights { copy_8(from, out) } else { copy(from, out, channels) }
+                    }
+                    _ => pad(out, channels),
+                }
+                out = out.wrapping_add(channels);
+            }
+        }
+    }
+}
+
 /// Bytes as i16.
 ///
 /// # Safety
@@ -244,13 +321,30 @@ unsafe fn widen<V: Vector, const SIGNED: bool>(from: *const u8, to: *mut i16, co
             return;
         }
         let mut at = 0;
-        while at + 8 <= count {
+        while at + 16 <= count {
+            V::widen_16::<SIGNED>(from.add(at), to.add(at));
+            at += 16;
+        }
+        if at + 8 <= count {
             V::widen::<SIGNED>(from.add(at), to.add(at));
             at += 8;
         }
         if at < count {
             V::widen::<SIGNED>(from.add(count - 8), to.add(count - 8));
         }
+    }
+}
+
+/// Eight bytes with `flip` added modulo 256, 0 or 128.
+///
+/// # Safety
+/// They can be read and written.
+#[inline(always)]
+unsafe fn flip_8(from: *const u8, to: *mut u8, flip: u8) {
+    // SAFETY: by contract.
+    unsafe {
+        let word = from.cast::<u64>().read_unaligned() ^ u64::from_ne_bytes([flip; 8]);
+        to.cast::<u64>().write_unaligned(word);
     }
 }
 
@@ -262,10 +356,7 @@ unsafe fn widen<V: Vector, const SIGNED: bool>(from: *const u8, to: *mut i16, co
 unsafe fn flipped(from: *const u8, to: *mut u8, count: usize, flip: u8) {
     // SAFETY: words inside; the last one may begin inside the one before.
     unsafe {
-        let word = |at: usize| {
-            let word = from.add(at).cast::<u64>().read_unaligned() ^ u64::from_ne_bytes([flip; 8]);
-            to.add(at).cast::<u64>().write_unaligned(word);
-        };
+        let word = |at: usize| flip_8(from.add(at), to.add(at), flip);
         if count < 8 {
             for at in 0..count {
                 *to.add(at) = *from.add(at) ^ flip;
@@ -299,17 +390,20 @@ impl DenseFast {
     fn pixels(&self, bytes: Bytes, pixels: Range<usize>, panels: Range<usize>) {
         let tile = self.kernel.rows;
         let block = self.block.min(pixels.len().next_multiple_of(tile));
-        let mut gathered = Aligned::zeros(block * self.row_bytes / 4);
+        let mut gathered = Aligned::zeros(self.gathered_bytes(block).div_ceil(4));
         let gathered: &mut [u8] = bytemuck::cast_slice_mut(&mut gathered);
         let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
         let mut first = pixels.start;
         while first < pixels.end {
             let mut count = block.min(pixels.end - first);
+            if self.by_columns {
+                count = count.min(self.dst.width - first % self.dst.width);
+            }
             // Whole tiles alone: rows that no pixel is left for would be read beyond src.
             let direct = self.is_direct() && count >= tile;
             let rows = if direct {
                 count = count / tile * tile;
-                bytes.src.wrapping_add(first * self.row_bytes)
+                bytes.src.wrapping_add(first * self.row_stride)
             } else {
                 let pixels = first..first + count;
                 simd::run(self.isa, Gather { conv: self, bytes, pixels, rows: gathered });
@@ -332,8 +426,14 @@ impl DenseFast {
         let InputRows { rows, count } = inputs;
         let tile = self.kernel.rows;
         let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
-        for (place, [n, y, x]) in dst.iter_mut().zip(Pixels::new(&self.dst, first..first + count)) {
-            *place = bytes.dst.wrapping_add(distance(&self.dst, n, y, x));
+        if self.dst_in_a_line {
+            for (i, place) in dst[..count].iter_mut().enumerate() {
+                *place = bytes.dst.wrapping_add((first + i) * self.dst.pixel_stride);
+            }
+        } else {
+            for (place, [n, y, x]) in dst.iter_mut().zip(Pixels::new(&self.dst, first..first + count)) {
+                *place = bytes.dst.wrapping_add(distance(&self.dst, n, y, x));
+            }
         }
         let weights: &[u8] = bytemuck::cast_slice(&self.weights);
         for panel in panels {
@@ -342,8 +442,8 @@ impl DenseFast {
             let kernel = if channels > CHANNELS / 2 { self.kernel.whole } else { self.kernel.half };
             for row in (0..count).step_by(tile) {
                 let arguments = DotArguments {
-                    rows: rows.wrapping_add(row * self.row_bytes),
-                    row_stride: self.row_bytes,
+                    rows: rows.wrapping_add(row * self.row_stride),
+                    row_stride: self.row_stride,
                     groups: self.row_bytes / 4,
                     weights: weights[panel * self.row_bytes * CHANNELS..].as_ptr(),
                     start: self.start[first_channel..].as_ptr(),

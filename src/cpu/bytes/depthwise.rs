@@ -14,7 +14,7 @@ use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
 /// Most pixels that a panel is passed over at once.
-const PIXELS: usize = 16;
+const PIXELS: usize = 32;
 
 /// A depthwise convolution with packed weights.
 #[derive(Debug)]

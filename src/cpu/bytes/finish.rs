@@ -4,6 +4,7 @@ use super::super::simd::activate::{Activate, Clip};
 use super::super::simd::dots::CHANNELS;
 use super::super::simd::tile::{Epilogue, Finish};
 use super::super::simd::{SHIFT, Vector, Work};
+use crate::infer::activation::Activation;
 use crate::infer::kernels::bytes::conv::{After, Requantise};
 use crate::infer::kernels::conv::Residual;
 
@@ -16,8 +17,28 @@ pub struct Finisher {
     requantise: Requantise,
 }
 
-fn clip([lo, hi]: [f32; 2]) -> Clip {
-    Clip { lo, hi }
+/// How steps become bytes: at most `hi` of them, at least `least`, plus `zero`. All three are whole numbers.
+#[derive(Clone, Copy)]
+struct Placed {
+    hi: f32,
+    least: i16,
+    zero: i16,
+}
+
+impl Placed {
+    fn new([lo, hi]: [f32; 2], zero: i32) -> Placed {
+        Placed { hi, least: lo as i16, zero: zero as i16 }
+    }
+}
+
+/// Sums of one panel and where their bytes go.
+struct Panel<'a> {
+    /// `[row][CHANNELS]`
+    sums: *const i32,
+    first: usize,
+    count: usize,
+    dst: &'a [*mut u8],
+    table: Option<&'a [u8; 256]>,
 }
 
 impl Finisher {
@@ -36,131 +57,133 @@ impl Finisher {
     #[inline(always)]
     pub unsafe fn rows<V: Vector>(&self, sums: *const i32, first: usize, count: usize, dst: &[*mut u8]) {
         let q = &self.requantise;
+        let table = if let After::Table(table) = &q.after { Some(&**table) } else { None };
+        let panel = Panel { sums, first, count, dst, table };
         // SAFETY: as this.
         unsafe {
-            let shift = V::splat(SHIFT);
-            // Rounded, then moved by the zero point: a tie is decided before.
-            let placed = |zero: i32| {
-                let back = V::splat(SHIFT - zero as f32);
-                move |t: V| t.add(shift).sub(back)
-            };
-            match &q.after {
-                After::Nothing => self.bytes(sums, first, count, dst, placed(q.to.zero), None),
-                After::Table(table) => self.bytes(sums, first, count, dst, placed(q.to.zero), Some(table)),
-                After::Rescale(rescale) => {
-                    let (clip, ratio) = (clip(rescale.bounds), V::splat(rescale.ratio));
-                    let placed = placed(rescale.zero);
-                    let again = |t: V| placed(clip.apply(t.add(shift).sub(shift).mul(ratio)));
-                    self.bytes(sums, first, count, dst, again, None);
+            match (&q.after, q.activation) {
+                (After::Rescale(rescale), None) => {
+                    let (bounds, shift) = (Clip { lo: q.bounds[0], hi: q.bounds[1] }, V::splat(SHIFT));
+                    let ratio = V::splat(rescale.ratio);
+                    let again = |t: V| bounds.apply(t).add(shift).sub(shift).mul(ratio);
+                    self.clamped(&panel, again, Placed::new(rescale.bounds, rescale.zero));
+                }
+                (After::Rescale(rescale), Some(activation)) => {
+                    let (shift, ratio) = (V::splat(SHIFT), V::splat(rescale.ratio));
+                    let again = |t: V| t.add(shift).sub(shift).mul(ratio);
+                    self.activated(&panel, activation, again, Placed::new(rescale.bounds, rescale.zero));
+                }
+                (_, None) => self.clamped(&panel, |t: V| t, Placed::new(q.bounds, q.to.zero)),
+                (_, Some(activation)) => {
+                    self.activated(&panel, activation, |t: V| t, Placed::new(q.bounds, q.to.zero));
                 }
             }
         }
     }
 
-    /// A whole panel without activation or table: factors stay in registers.
+    /// Without an activation: factors stay in registers.
     #[inline(always)]
-    unsafe fn whole<V: Vector>(
-        &self,
-        sums: *const i32,
-        (factors, offsets): (*const f32, *const f32),
-        first: usize,
-        dst: &[*mut u8],
-        after: impl Fn(V) -> V,
-    ) {
-        // SAFETY: as `rows`.
+    unsafe fn clamped<V: Vector>(&self, panel: &Panel, after: impl Fn(V) -> V, placed: Placed) {
+        let q = &self.requantise;
+        // SAFETY: as `rows`; the factors are padded.
         unsafe {
-            let clip = clip(self.requantise.bounds);
+            let (factors, offsets) = (q.factors.as_ptr().add(panel.first), q.offsets.as_ptr().add(panel.first));
             let mut of = [(V::splat(0.0), V::splat(0.0)); MOST_VECTORS];
             let vectors = CHANNELS / V::LANES;
             for (v, of) in of.iter_mut().enumerate().take(vectors) {
                 *of = (V::load(factors.add(v * V::LANES)), V::load(offsets.add(v * V::LANES)));
             }
-            for (row, dst) in dst.iter().enumerate() {
-                let (sums, dst) = (sums.add(row * CHANNELS), dst.add(first));
+            for (row, dst) in panel.dst.iter().enumerate() {
+                let sums = panel.sums.add(row * CHANNELS);
                 let mut steps = [V::splat(0.0); MOST_VECTORS];
                 for v in 0..vectors {
                     let (factor, offset) = of[v];
-                    steps[v] = after(clip.apply(V::load_i32(sums.add(v * V::LANES)).mul(factor).add(offset)));
+                    // Two roundings, as the twin has them.
+                    steps[v] = after(V::load_i32(sums.add(v * V::LANES)).mul(factor).add(offset));
                 }
-                if vectors == 1 {
-                    steps[0].store_bytes(dst);
-                } else {
-                    for v in (0..vectors).step_by(2) {
-                        steps[v].store_bytes_with(steps[v + 1], dst.add(v * V::LANES));
-                    }
-                }
+                panel.store(&steps, placed, dst.add(panel.first));
             }
         }
     }
 
-    /// `after` makes the byte, which the table is then asked for, of steps of the result within their bounds.
+    /// With an activation of numbers.
     #[inline(always)]
-    unsafe fn bytes<V: Vector>(
+    unsafe fn activated<V: Vector>(
         &self,
-        sums: *const i32,
-        first: usize,
-        count: usize,
-        dst: &[*mut u8],
+        panel: &Panel,
+        activation: Activation,
         after: impl Fn(V) -> V,
-        table: Option<&[u8; 256]>,
+        placed: Placed,
     ) {
         let q = &self.requantise;
-        // SAFETY: the factors are padded; by contract.
+        // SAFETY: as `rows`; the factors are padded.
         unsafe {
-            let clip = clip(q.bounds);
-            let (factors, offsets) = (q.factors.as_ptr().add(first), q.offsets.as_ptr().add(first));
-            if count == CHANNELS && table.is_none() && q.activation.is_none() {
-                self.whole::<V>(sums, (factors, offsets), first, dst, after);
+            let (factors, offsets) = (q.factors.as_ptr().add(panel.first), q.offsets.as_ptr().add(panel.first));
+            let (bounds, scale) = (Clip { lo: q.bounds[0], hi: q.bounds[1] }, V::splat(q.to.scale));
+            for (row, dst) in panel.dst.iter().enumerate() {
+                let sums = panel.sums.add(row * CHANNELS);
+                let mut numbers = [0f32; CHANNELS];
+                let tile = numbers.as_mut_ptr();
+                for at in (0..CHANNELS).step_by(V::LANES) {
+                    let number = V::load_i32(sums.add(at)).mul(V::load(factors.add(at)));
+                    number.add(V::load(offsets.add(at))).store(tile.add(at));
+                }
+                let epilogue = Epilogue { activation, residual: Residual::None };
+                let finish = Finish {
+                    epilogue,
+                    tile,
+                    tile_stride: CHANNELS,
+                    channels: CHANNELS,
+                    dst: &[tile],
+                    residual: &[],
+                    offset: 0,
+                };
+                finish.apply::<V>();
+                let mut steps = [V::splat(0.0); MOST_VECTORS];
+                for (v, steps) in steps.iter_mut().enumerate().take(CHANNELS / V::LANES) {
+                    *steps = after(bounds.apply(V::load(tile.add(v * V::LANES)).div(scale)));
+                }
+                panel.store(&steps, placed, dst.add(panel.first));
+            }
+        }
+    }
+}
+
+impl Panel<'_> {
+    /// One row's steps as bytes, or as what a table has for them.
+    ///
+    /// # Safety
+    /// As [`Finisher::rows`].
+    #[inline(always)]
+    unsafe fn store<V: Vector>(&self, steps: &[V; MOST_VECTORS], placed: Placed, dst: *mut u8) {
+        let mut bytes = [0u8; CHANNELS];
+        let is_whole = self.count == CHANNELS && self.table.is_none();
+        let to = if is_whole { dst } else { bytes.as_mut_ptr() };
+        // SAFETY: `to` has room for a panel; by contract.
+        unsafe {
+            let (hi, vectors) = (V::splat(placed.hi), CHANNELS / V::LANES);
+            // In this order what is not a number stays that, and becomes the least value.
+            if self.count == V::LANES && self.table.is_none() {
+                hi.min(steps[0]).store_steps(placed.least, placed.zero, dst);
                 return;
             }
-            for (row, dst) in dst.iter().enumerate() {
-                let (sums, dst) = (sums.add(row * CHANNELS), dst.add(first));
-                // Two roundings, as the twin has them.
-                let number =
-                    |at: usize| V::load_i32(sums.add(at)).mul(V::load(factors.add(at))).add(V::load(offsets.add(at)));
-                let mut bytes = [0u8; CHANNELS];
-                let whole = count == CHANNELS;
-                let to = if whole && table.is_none() { dst } else { bytes.as_mut_ptr() };
-                match q.activation {
-                    None => {
-                        for at in (0..count).step_by(V::LANES) {
-                            after(clip.apply(number(at))).store_bytes(to.add(at));
-                        }
-                    }
-                    Some(activation) => {
-                        let mut numbers = [0f32; CHANNELS];
-                        let tile = numbers.as_mut_ptr();
-                        for at in (0..count).step_by(V::LANES) {
-                            number(at).store(tile.add(at));
-                        }
-                        let epilogue = Epilogue { activation, residual: Residual::None };
-                        let finish = Finish {
-                            epilogue,
-                            tile,
-                            tile_stride: CHANNELS,
-                            channels: CHANNELS,
-                            dst: &[tile],
-                            residual: &[],
-                            offset: 0,
-                        };
-                        finish.apply::<V>();
-                        let scale = V::splat(q.to.scale);
-                        for at in (0..count).step_by(V::LANES) {
-                            after(clip.apply(V::load(tile.add(at)).div(scale))).store_bytes(to.add(at));
-                        }
+            if vectors == 1 {
+                hi.min(steps[0]).store_steps(placed.least, placed.zero, to);
+            } else {
+                for v in (0..vectors).step_by(2) {
+                    let next = hi.min(steps[v + 1]);
+                    hi.min(steps[v]).store_steps_with(next, placed.least, placed.zero, to.add(v * V::LANES));
+                }
+            }
+            match self.table {
+                // One store each: read again as a whole, bytes just written would have to wait.
+                Some(table) => {
+                    for (at, &byte) in bytes[..self.count].iter().enumerate() {
+                        *dst.add(at) = table[usize::from(byte)];
                     }
                 }
-                match table {
-                    // One store each: read again as a whole, bytes just written would have to wait.
-                    Some(table) => {
-                        let bytes = &bytes[..count];
-                        for (at, &byte) in bytes.iter().enumerate() {
-                            *dst.add(at) = table[usize::from(byte)];
-                        }
-                    }
-                    None if whole => {}
-                    None => store_first(&bytes, count, dst),
-                }
+                None if is_whole => {}
+                None => store_first(&bytes, self.count, dst),
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod pointwise;
 #[cfg(test)]
 mod tests;
 pub mod window;
+mod winograd;
 
 use super::Isa;
 use super::simd::dots::{CHANNELS, DotKernel};
@@ -29,6 +30,10 @@ pub fn prepare_conv(kernel: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn 
 fn prepare_conv_by(dot: DotKernel, conv: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     let (src, dst) = maps(step)?;
     if conv.groups == 1 {
+        let winograd = winograd::WinogradFast::new(conv, src, dst, isa, dot).filter(|winograd| winograd.pays());
+        if let Some(winograd) = winograd {
+            return Some(Box::new(winograd));
+        }
         return Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?));
     }
     if conv.is_depthwise() {

@@ -1,6 +1,6 @@
 //! Every fast kernel on bytes against its twin, to the last bit, on odd shapes.
 
-use super::super::simd::dots::DotKernel;
+use super::super::simd::dots::{DotKernel, Inputs};
 use super::super::{Isa, Memory};
 use crate::infer::activation::Activation;
 use crate::infer::bytes::{ByteScale, FixedPoint, Table};
@@ -139,7 +139,17 @@ fn conv(window: Window, [inputs, outputs, groups]: [usize; 3], signed: bool, kin
     }
 }
 
-const SHAPES: [[usize; 4]; 6] = [[1, 1, 1, 1], [1, 3, 5, 4], [2, 5, 4, 7], [1, 7, 9, 3], [1, 13, 3, 5], [1, 40, 4, 4]];
+// The last two have lines long enough to be gathered column by column, and to be cut into blocks.
+const SHAPES: [[usize; 4]; 8] = [
+    [1, 1, 1, 1],
+    [1, 3, 5, 4],
+    [2, 5, 4, 7],
+    [1, 7, 9, 3],
+    [1, 13, 3, 5],
+    [1, 40, 4, 4],
+    [2, 3, 5, 53],
+    [1, 9, 3, 31],
+];
 
 #[test]
 fn convolutions_give_the_twins_bytes() {
@@ -157,6 +167,31 @@ fn convolutions_give_the_twins_bytes() {
             }
             let kernel = conv(window, [c, c, c], (i + j) % 2 == 1, (i + j) % 4);
             check_conv(kernel, &src, map(1, [n, c, oh, ow], 1, 2));
+        }
+    }
+}
+
+#[test]
+fn winograds_form_gives_the_twins_bytes() {
+    for (j, shape) in SHAPES.into_iter().chain([[2, 16, 6, 5], [1, 33, 13, 17]]).enumerate() {
+        let [n, c, h, w] = shape;
+        for (outputs, pads) in [(1, [1; 4]), (5, [0, 2, 2, 1]), (16, [1; 4]), (23, [2, 0, 1, 1])] {
+            let window = Window { kernel: [3, 3], stride: [1, 1], pads, dilation: [1, 1] };
+            let [oh, ow] = out_size(&window, [h, w]);
+            if oh * ow == 0 {
+                continue;
+            }
+            let kernel = conv(window, [c, outputs, 1], j % 2 == 0, (j + outputs) % 4);
+            let step = step_of(kernel.clone(), vec![map(0, shape, 2, j % 2)], map(1, [n, outputs, oh, ow], 1, 2));
+            let (src, dst) = super::maps(&step).expect("feature maps");
+            let wanted = after(&step, None);
+            for isa in Isa::available() {
+                for dot in DotKernel::available(isa).into_iter().filter(|dot| dot.inputs == Inputs::Pairs) {
+                    let fast = super::winograd::WinogradFast::new(&kernel, src, dst, isa, dot).expect("a fast form");
+                    let label = fast.label();
+                    assert!(after(&step, Some(&fast)) == wanted, "{label} {shape:?} {outputs} on {}", isa.name());
+                }
+            }
         }
     }
 }

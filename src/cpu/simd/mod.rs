@@ -69,14 +69,38 @@ pub trait Vector: Copy {
     unsafe fn store_bytes(self, to: *mut u8);
     /// The same of two vectors, one behind the other; lanes are within ±2¹⁵.
     unsafe fn store_bytes_with(self, next: Self, to: *mut u8);
+    /// The low byte of each lane's nearest integer, halves to even, but at least `least`, plus `zero`; lanes are at most
+    /// 2¹⁵. What is not a number is the least.
+    #[inline(always)]
+    unsafe fn store_steps(self, least: i16, zero: i16, to: *mut u8) {
+        placed(self, least, zero).store_bytes(to);
+    }
+    /// The same of two vectors, one behind the other.
+    #[inline(always)]
+    unsafe fn store_steps_with(self, next: Self, least: i16, zero: i16, to: *mut u8) {
+        placed(self, least, zero).store_bytes_with(placed(next, least, zero), to);
+    }
     /// Eight bytes, u8 or i8, as i16.
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16);
+    /// Sixteen of them.
+    #[inline(always)]
+    unsafe fn widen_16<const SIGNED: bool>(from: *const u8, to: *mut i16) {
+        Self::widen::<SIGNED>(from, to);
+        Self::widen::<SIGNED>(from.add(8), to.add(8));
+    }
     unsafe fn sum_lanes(self) -> f32;
     unsafe fn max_lanes(self) -> f32;
 }
 
 /// 1.5·2²³: added to a number within ±2²², it leaves the nearest integer in the low bits of the mantissa.
 pub const SHIFT: f32 = 12_582_912.0;
+
+/// The nearest integers, at least `least`, plus `zero`: ties are decided before.
+#[inline(always)]
+unsafe fn placed<V: Vector>(steps: V, least: i16, zero: i16) -> V {
+    let steps = steps.max(V::splat(f32::from(least)));
+    steps.add(V::splat(SHIFT)).sub(V::splat(SHIFT - f32::from(zero)))
+}
 
 /// A whole vector, or its first `partial` lanes.
 ///

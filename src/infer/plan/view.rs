@@ -262,6 +262,14 @@ impl FeatureMap {
                 .all(|&(extent, stride)| extent <= 1 || stride % block == 0)
     }
 
+    /// True when all pixels are equally far apart, row after row and image after image. Strides of axes with one element
+    /// do not matter.
+    pub fn is_in_a_line(&self) -> bool {
+        let row = self.width * self.pixel_stride;
+        let axes = [(self.height, self.row_stride, row), (self.batch, self.image_stride, self.height * row)];
+        axes.iter().all(|&(extent, stride, next)| extent <= 1 || stride == next)
+    }
+
     /// True when the pixels lie side by side, row after row. Strides of axes with one element do not matter.
     pub fn is_dense(&self) -> bool {
         let row = self.width * self.channels;

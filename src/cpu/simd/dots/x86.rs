@@ -142,7 +142,11 @@ unsafe fn widened<const SIGNED: bool>(from: *const u8) -> __m256i {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn taps_of<const SIGNED: bool>(a: &TapArguments) {
     let mut pixel = 0;
-    while pixel + 2 <= a.pixels {
+    while pixel + 4 <= a.pixels {
+        some::<SIGNED, 4>(a, pixel);
+        pixel += 4;
+    }
+    if pixel + 2 <= a.pixels {
         some::<SIGNED, 2>(a, pixel);
         pixel += 2;
     }

@@ -15,13 +15,14 @@ use crate::infer::tensor::Tensor;
 
 pub fn run(graph: &mut Graph) -> PassReport {
     let mut report = PassReport::new("fold batch norm and per-channel arithmetic into convolutions");
+    let mut edges = Edges::of(graph);
     let mut i = 0;
     while i < graph.nodes.len() {
-        let edges = Edges::of(graph);
         match fold(graph, &edges, i) {
             Ok(Some(note)) => {
                 report.did(note);
                 graph.nodes.remove(i);
+                edges = Edges::of(graph);
             }
             Ok(None) => i += 1,
             Err(why) => {

@@ -14,9 +14,9 @@ use crate::infer::ops::elementwise::Elementwise;
 
 pub fn run(graph: &mut Graph) -> PassReport {
     let mut report = PassReport::new("fuse activations and residual additions into epilogues");
+    let mut edges = Edges::of(graph);
     let mut i = 0;
     while i < graph.nodes.len() {
-        let edges = Edges::of(graph);
         let outcome = match fuse_activation(graph, &edges, i) {
             Outcome::NoMatch => fuse_residual(graph, &edges, i),
             other => other,
@@ -28,7 +28,10 @@ pub fn run(graph: &mut Graph) -> PassReport {
                 i += 1;
             }
             // The node at `i` is gone (or is now the moved convolution): look at the same place again.
-            Outcome::Fused(note) => report.did(note),
+            Outcome::Fused(note) => {
+                report.did(note);
+                edges = Edges::of(graph);
+            }
         }
     }
     report
