@@ -112,7 +112,9 @@ impl CpuSession {
         let steps: Vec<Mutex<Prepared>> = plan.steps.drain(..).map(|step| Mutex::new((step, None))).collect();
         let prepare = || {
             super::threads::share(threads, steps.len(), |i| {
-                let mut prepared = steps[i].lock().unwrap_or_else(PoisonError::into_inner);
+                // The last ones first: they mostly have the most weights, and there is room for a copy of those before
+                // the packed ones are many.
+                let mut prepared = steps[steps.len() - 1 - i].lock().unwrap_or_else(PoisonError::into_inner);
                 let (step, fast) = &mut *prepared;
                 *fast = step.kernel.fast(step, isa);
                 if is_lean && fast.is_some() {
@@ -184,7 +186,10 @@ impl CpuSession {
     pub fn write_tensor(&mut self, index: usize, tensor: &Tensor) -> Result<(), String> {
         match self.plan.host.input(index, tensor)? {
             Some((place, tensor)) => self.host[place] = Some(tensor),
-            None => self.write_input(index, &tensor.to_f32()),
+            None => match tensor.as_f32() {
+                Some(values) => self.write_input(index, values),
+                None => self.write_input(index, &tensor.to_f32()),
+            },
         }
         Ok(())
     }

@@ -1,4 +1,8 @@
 //! Depthwise convolution of bytes: sixteen channels of some pixels of a row at a time.
+//!
+//! The lines that an output row sees are copied into a ring, with the zero point left and right of them, so that no pixel
+//! is at an edge. At stride 1 pixels with channels that do not fill vectors go together: what a few neighbours see lies one
+//! behind the other, as channels do.
 
 use super::super::conv::distance;
 use super::super::simd::dots::{CHANNELS, TapArguments, TapKernel};
@@ -13,8 +17,8 @@ use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
-/// Most pixels that a panel is passed over at once.
-const PIXELS: usize = 32;
+/// Most steps, of a pixel or a few, that a panel is passed over at once.
+const STEPS: usize = 32;
 
 /// A depthwise convolution with packed weights.
 #[derive(Debug)]
@@ -26,20 +30,25 @@ pub struct DepthwiseFast {
     src: FeatureMap,
     dst: FeatureMap,
     signed: bool,
+    /// Pixels that go together as if they were one of so many times the channels.
+    together: usize,
     /// Taps of a channel, whole groups of the kernel's.
     taps: usize,
-    /// `[panel]` and then as [`TapKernel::place`] says.
+    /// `[panel]`, of the channels of pixels together, and then as [`TapKernel::place`] says.
     weights: Vec<i16>,
     /// What sums start with, padded to whole panels.
     start: Vec<i32>,
-    /// What taps in the padding see: the zero point, for a line of pixels and whole panels behind it.
-    zeros: Vec<u8>,
-    /// The columns of the output whose taps are all inside.
-    inside: Range<usize>,
-    /// The step writes another buffer than it reads.
-    apart: bool,
+    /// What taps in the padding see.
+    zero: u8,
     finisher: Finisher,
     macs: u64,
+}
+
+/// How many pixels fill vectors best: the fewest whose channels are whole vectors, if that is where it matters.
+fn together(channels: usize) -> usize {
+    let pixels = (1..=CHANNELS).find(|pixels| (pixels * channels).is_multiple_of(CHANNELS)).unwrap_or(1);
+    // Of many channels few are left over.
+    if pixels > 4 || channels >= 16 * CHANNELS { 1 } else { pixels }
 }
 
 impl DepthwiseFast {
@@ -51,13 +60,19 @@ impl DepthwiseFast {
             return None;
         }
         let kernel = TapKernel::best(isa);
-        let (padded, panels) = (taps.next_multiple_of(kernel.group), channels.div_ceil(CHANNELS));
+        let together = if conv.window.stride[1] == 1 && dst.pixel_stride == channels { together(channels) } else { 1 };
+        let (padded, panels) = (taps.next_multiple_of(kernel.group), (together * channels).div_ceil(CHANNELS));
         let mut weights = vec![0i16; panels * padded * CHANNELS];
-        for (c, filter) in conv.weights.chunks_exact(taps).enumerate() {
+        for (c, filter) in conv.weights.chunks_exact(taps).cycle().take(together * channels).enumerate() {
             for (tap, &w) in filter.iter().enumerate() {
                 weights[c / CHANNELS * padded * CHANNELS + kernel.place(tap, c % CHANNELS)] = w;
             }
         }
+        let mut start = start_of(conv, conv.from.zero)[..channels].repeat(together);
+        start.resize(panels * CHANNELS, 0);
+        let mut requantise = conv.requantise();
+        requantise.factors = requantise.factors.repeat(together);
+        requantise.offsets = requantise.offsets.repeat(together);
         Some(DepthwiseFast {
             label: label_of(conv, isa.name()),
             isa,
@@ -66,24 +81,67 @@ impl DepthwiseFast {
             src,
             dst,
             signed: conv.from.signed,
+            together,
             taps: padded,
             weights,
-            start: start_of(conv, conv.from.zero),
-            zeros: vec![conv.from.zero as u8; src.width * src.pixel_stride + panels * CHANNELS],
-            inside: inside(&conv.window, src.width, dst.width),
-            apart: step.reads[0].buffer != step.writes[0].buffer,
-            finisher: Finisher::new(conv.requantise()),
+            start,
+            zero: conv.from.zero as u8,
+            finisher: Finisher::new(requantise),
             macs: (dst.batch * dst.height * dst.width * channels * taps) as u64,
         })
     }
 }
 
-/// The columns of the output whose taps are all inside a source of some width.
-fn inside(window: &Window, src_width: usize, dst_width: usize) -> Range<usize> {
-    let (stride, pad) = (window.stride[1], window.pads[1]);
-    let reach = (window.kernel[1] - 1) * window.dilation[1] + 1;
-    let end = (src_width + pad).checked_sub(reach).map_or(0, |rest| rest / stride + 1).min(dst_width);
-    pad.div_ceil(stride).min(end)..end
+/// The lines of src that an output row sees.
+struct Ring<'a> {
+    conv: &'a DepthwiseFast,
+    /// Lines one behind the other, the last of which stays zeros.
+    lines: Vec<u8>,
+    line_len: usize,
+    /// Which line is held, counted through the batch.
+    held: Vec<Option<usize>>,
+}
+
+impl Ring<'_> {
+    fn new(conv: &DepthwiseFast) -> Ring<'_> {
+        let (window, map) = (&conv.window, &conv.src);
+        let reach = |axis: usize| (window.kernel[axis] - 1) * window.dilation[axis] + 1;
+        let seen = conv.dst.width.saturating_sub(1) * window.stride[1] + reach(1);
+        let line_len = seen.max(window.pads[1] + map.width) * map.channels + CHANNELS;
+        let count = reach(0);
+        Ring { conv, lines: vec![conv.zero; (count + 1) * line_len], line_len, held: vec![None; count] }
+    }
+
+    /// The first of the padded pixels of a line of an image; beyond the image it is padding.
+    #[inline(always)]
+    fn line(&mut self, bytes: Bytes, n: usize, y: usize) -> *const u8 {
+        let map = &self.conv.src;
+        // From one pointer, so that lines given before stay valid.
+        let lines = self.lines.as_mut_ptr();
+        if y >= map.height {
+            return lines.wrapping_add(self.held.len() * self.line_len);
+        }
+        let number = n * map.height + y;
+        let slot = number % self.held.len();
+        let line = lines.wrapping_add(slot * self.line_len);
+        if self.held[slot] != Some(number) {
+            self.held[slot] = Some(number);
+            let to = line.wrapping_add(self.conv.window.pads[1] * map.channels);
+            let from = bytes.src.wrapping_add(distance(map, n, y, 0));
+            // SAFETY: the pixels of a line of src, which the step reads; `new` made room for them.
+            unsafe {
+                if map.pixel_stride == map.channels {
+                    to.copy_from_nonoverlapping(from, map.width * map.channels);
+                } else {
+                    for x in 0..map.width {
+                        let from = from.add(x * map.pixel_stride);
+                        to.add(x * map.channels).copy_from_nonoverlapping(from, map.channels);
+                    }
+                }
+            }
+        }
+        line
+    }
 }
 
 /// Some output rows, counted through the batch.
@@ -99,92 +157,55 @@ impl Work for Rows<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let Rows { conv, bytes, rows } = self;
-        let (window, map, channels) = (&conv.window, &conv.src, conv.dst.channels);
-        let [kernel_y, kernel_x] = window.kernel;
-        let mut lines = vec![conv.zeros.as_ptr(); kernel_y];
-        let mut taps = vec![conv.zeros.as_ptr(); conv.taps];
-        // The last channels of all taps, where a vector of them would reach beyond the map.
-        let mut ends = vec![[0u8; CHANNELS]; conv.taps];
-        let ends_at: Vec<*mut u8> = ends.iter_mut().map(|end| end.as_mut_ptr()).collect();
-        let mut sums = [0i32; PIXELS * CHANNELS];
-        let mut places = [std::ptr::null_mut(); PIXELS];
+        let (window, dst) = (&conv.window, &conv.dst);
+        let ([kernel_y, kernel_x], channels) = (window.kernel, dst.channels);
+        let mut ring = Ring::new(conv);
+        // Taps that fill up a group of the kernel's have no weights.
+        let mut taps = vec![ring.lines.as_mut_ptr().cast_const(); conv.taps];
+        let mut sums = [0i32; STEPS * CHANNELS];
+        let mut places = [std::ptr::null_mut(); STEPS];
         for row in rows {
-            let (n, y) = (row / conv.dst.height, row % conv.dst.height);
-            for (ky, line) in lines.iter_mut().enumerate() {
+            let (n, y) = (row / dst.height, row % dst.height);
+            for ky in 0..kernel_y {
                 let sy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pads[0]);
-                let seen = sy < map.height;
-                *line = if seen { bytes.src.wrapping_add(distance(map, n, sy, 0)) } else { conv.zeros.as_ptr() };
+                let line = ring.line(bytes, n, sy);
+                for kx in 0..kernel_x {
+                    taps[ky * kernel_x + kx] = line.wrapping_add(kx * window.dilation[1] * channels);
+                }
             }
             let mut x = 0;
-            while x < conv.dst.width {
-                let inside = conv.inside.contains(&x);
-                let pixels = if inside { PIXELS.min(conv.inside.end - x) } else { 1 };
-                for (ky, &line) in lines.iter().enumerate() {
-                    for kx in 0..kernel_x {
-                        let sx = (x * window.stride[1] + kx * window.dilation[1]).wrapping_sub(window.pads[1]);
-                        let seen = sx < map.width;
-                        taps[ky * kernel_x + kx] =
-                            if seen { line.wrapping_add(sx * map.pixel_stride) } else { conv.zeros.as_ptr() };
-                    }
+            while x < dst.width {
+                let left = dst.width - x;
+                let together = if left < conv.together { 1 } else { conv.together };
+                let steps = STEPS.min(left / together);
+                for (i, place) in places[..steps].iter_mut().enumerate() {
+                    *place = bytes.dst.wrapping_add(distance(dst, n, y, x + i * together));
                 }
-                for (p, place) in places[..pixels].iter_mut().enumerate() {
-                    *place = bytes.dst.wrapping_add(distance(&conv.dst, n, y, x + p));
-                }
-                for panel in 0..conv.start.len() / CHANNELS {
+                let wide = together * channels;
+                for panel in 0..wide.div_ceil(CHANNELS) {
                     let channel = panel * CHANNELS;
-                    let count = CHANNELS.min(channels - channel);
                     let arguments = TapArguments {
                         taps: taps.as_ptr(),
                         count: conv.taps,
-                        pixels,
-                        step: window.stride[1] * map.pixel_stride,
-                        channel,
+                        pixels: steps,
+                        step: together * window.stride[1] * channels,
+                        channel: x * window.stride[1] * channels + channel,
                         signed: conv.signed,
                         weights: conv.weights[panel * conv.taps * CHANNELS..].as_ptr(),
                         start: conv.start[channel..].as_ptr(),
                         sums: sums.as_mut_ptr(),
                     };
-                    // SAFETY: the instruction set is the one that this was entered with; the taps of all pixels are
-                    // inside src or the line of zeros, and so is what is read behind the last channels.
+                    // SAFETY: the instruction set is the one that this was entered with; all taps of all pixels are in
+                    // lines of the ring, and so is what is read behind the last channels.
                     unsafe {
-                        if count == CHANNELS || conv.readable(bytes, &arguments, &taps) {
-                            (conv.kernel.run)(&arguments);
-                        } else {
-                            for p in 0..pixels {
-                                for (&end, tap) in ends_at.iter().zip(&taps) {
-                                    std::ptr::copy_nonoverlapping(tap.add(channel + p * arguments.step), end, count);
-                                }
-                                (conv.kernel.run)(&TapArguments {
-                                    taps: ends_at.as_ptr().cast(),
-                                    pixels: 1,
-                                    channel: 0,
-                                    sums: sums[p * CHANNELS..].as_mut_ptr(),
-                                    ..arguments
-                                });
-                            }
-                        }
-                        conv.finisher.rows::<V>(sums.as_ptr(), channel, count, &places[..pixels]);
+                        (conv.kernel.run)(&arguments);
+                        let count = CHANNELS.min(wide - channel);
+                        conv.finisher.rows::<V>(sums.as_ptr(), channel, count, &places[..steps]);
                     }
                 }
-                x += pixels;
+                x += steps * together;
             }
         }
-    }
-}
-
-impl DepthwiseFast {
-    /// True where whole vectors can be read of all taps of all pixels.
-    #[inline(always)]
-    fn readable(&self, bytes: Bytes, arguments: &TapArguments, taps: &[*const u8]) -> bool {
-        let map = &self.src;
-        let last =
-            distance(map, map.batch.saturating_sub(1), map.height.saturating_sub(1), map.width.saturating_sub(1));
-        let end = bytes.src.wrapping_add(last + map.channels);
-        let reach = arguments.channel + (arguments.pixels - 1) * arguments.step + CHANNELS;
-        let zeros = self.zeros.as_ptr_range();
-        // What lies between the channels of one pixel and of the next may be written by another thread, if it is a
-        // part of what this step writes.
-        self.apart && taps.iter().all(|tap| zeros.contains(tap) || tap.wrapping_add(reach) <= end)
     }
 }
 

@@ -172,6 +172,22 @@ fn convolutions_give_the_twins_bytes() {
 }
 
 #[test]
+fn depthwise_convolutions_of_neighbours_give_the_twins_bytes() {
+    for (i, window) in WINDOWS.into_iter().enumerate() {
+        for (j, channels) in [4, 8, 12, 16, 24, 40].into_iter().enumerate() {
+            for [h, w] in [[1, 2], [4, 3], [5, 7], [3, 70]] {
+                let [oh, ow] = out_size(&window, [h, w]);
+                if oh * ow > 0 {
+                    let kernel = conv(window, [channels; 3], (i + j) % 2 == 1, (i + j) % 4);
+                    let src = map(0, [2, channels, h, w], 0, j % 2);
+                    check_conv(kernel, &src, map(1, [2, channels, oh, ow], 0, 0));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn winograds_form_gives_the_twins_bytes() {
     for (j, shape) in SHAPES.into_iter().chain([[2, 16, 6, 5], [1, 33, 13, 17]]).enumerate() {
         let [n, c, h, w] = shape;

@@ -10,7 +10,7 @@ use super::window;
 use crate::infer::graph::{Fact, ValueId};
 use crate::infer::op::{Op, OpError};
 use crate::infer::plan::lower::Lowering;
-use crate::infer::tensor::{DType, Tensor};
+use crate::infer::tensor::{DType, Tensor, TensorElements};
 
 /// Least and largest value of a quantised type.
 fn range(dtype: DType) -> Result<(f64, f64), OpError> {
@@ -23,32 +23,43 @@ fn range(dtype: DType) -> Result<(f64, f64), OpError> {
 }
 
 /// Which parameter belongs to an element of x: one for all, one per index of an axis, or one per block along it.
-fn parameter_index(
-    x: &[usize],
-    scale: &[usize],
-    axis: i64,
-    block: usize,
-) -> Result<Box<dyn Fn(usize) -> usize + Send + Sync>, OpError> {
-    let count: usize = scale.iter().product();
-    if count == 1 && block == 0 {
-        return Ok(Box::new(|_| 0));
+struct Parameters {
+    /// So many elements side by side have the same one; at least 1.
+    run: usize,
+    /// By the number of the first of them.
+    of: Box<dyn Fn(usize) -> usize + Send + Sync>,
+}
+
+impl Parameters {
+    fn new(x: &[usize], scale: &[usize], axis: i64, block: usize) -> Result<Parameters, OpError> {
+        let count: usize = scale.iter().product();
+        if count == 1 && block == 0 {
+            return Ok(Parameters { run: x.iter().product::<usize>().max(1), of: Box::new(|_| 0) });
+        }
+        let axis = resolve_axis(axis, x.len())?;
+        let bad = || OpError::Invalid(format!("scale of shape {scale:?} for shape {x:?} along axis {axis}"));
+        let (extent, inner) = (x[axis], x[axis + 1..].iter().product::<usize>());
+        if block == 0 {
+            let of = move |i| i / inner % extent;
+            return if scale == [extent] { Ok(Parameters { run: inner.max(1), of: Box::new(of) }) } else { Err(bad()) };
+        }
+        let blocks = extent.div_ceil(block);
+        let mut expected = x.to_vec();
+        expected[axis] = blocks;
+        if scale != expected {
+            return Err(bad());
+        }
+        let of = move |i| {
+            let (outer, at, rest) = (i / inner / extent, i / inner % extent, i % inner);
+            (outer * blocks + at / block) * inner + rest
+        };
+        Ok(Parameters { run: 1, of: Box::new(of) })
     }
-    let axis = resolve_axis(axis, x.len())?;
-    let bad = || OpError::Invalid(format!("scale of shape {scale:?} for shape {x:?} along axis {axis}"));
-    let (extent, inner) = (x[axis], x[axis + 1..].iter().product::<usize>());
-    if block == 0 {
-        return if scale == [extent] { Ok(Box::new(move |i| i / inner % extent)) } else { Err(bad()) };
+
+    /// The elements in runs, and the place of each run's parameter.
+    fn runs<'a, T>(&'a self, elements: &'a [T]) -> impl Iterator<Item = (usize, &'a [T])> {
+        elements.chunks(self.run).enumerate().map(|(i, run)| ((self.of)(i * self.run), run))
     }
-    let blocks = extent.div_ceil(block);
-    let mut expected = x.to_vec();
-    expected[axis] = blocks;
-    if scale != expected {
-        return Err(bad());
-    }
-    Ok(Box::new(move |i| {
-        let (outer, at, rest) = (i / inner / extent, i / inner % extent, i % inner);
-        (outer * blocks + at / block) * inner + rest
-    }))
 }
 
 fn axis_and_block(context: &NodeContext<'_>) -> Result<(i64, usize), OpError> {
@@ -86,17 +97,16 @@ pub fn build_quantize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, OpEr
 /// QuantizeLinear to a type, of shapes of x and the scale.
 fn quantise(x: &[usize], scale: &[usize], axis: i64, block: usize, dtype: DType) -> Result<Box<dyn Op>, OpError> {
     let (least, largest) = range(dtype)?;
-    let of = parameter_index(x, scale, axis, block)?;
+    let parameters = Parameters::new(x, scale, axis, block)?;
     Ok(HostFunction::boxed("QuantizeLinear", vec![Fact::new(dtype, x)], move |inputs| {
         let (x, scale) = (present(inputs, 0)?, present(inputs, 1)?.to_f32());
         let zero = inputs.get(2).copied().flatten().map(to_f64);
-        let values = x.to_f32();
-        let one = |(i, &x): (usize, &f32)| {
-            let p = of(i);
-            let zero = zero.as_ref().map_or(0.0, |z| z[p.min(z.len() - 1)]);
-            (f64::from((x / scale[p]).round_ties_even()) + zero).clamp(least, largest)
-        };
-        Ok(vec![tensor_of(x.shape(), dtype, values.iter().enumerate().map(one).collect())?])
+        let mut values = Vec::with_capacity(x.len());
+        for (p, run) in parameters.runs(&x.to_f32()) {
+            let (scale, zero) = (scale[p], zero.as_ref().map_or(0.0, |z| z[p.min(z.len() - 1)]));
+            values.extend(run.iter().map(|x| (f64::from((x / scale).round_ties_even()) + zero).clamp(least, largest)));
+        }
+        Ok(vec![tensor_of(x.shape(), dtype, values)?])
     }))
 }
 
@@ -114,17 +124,47 @@ pub fn build_dequantize(context: &mut NodeContext<'_>) -> Result<Box<dyn Op>, Op
 /// DequantizeLinear to a type, with a scale of some shape.
 fn dequantise(x: &Fact, scale: &[usize], axis: i64, block: usize, dtype: DType) -> Result<Box<dyn Op>, OpError> {
     range(x.dtype)?;
-    let of = parameter_index(&x.shape, scale, axis, block)?;
+    let parameters = Parameters::new(&x.shape, scale, axis, block)?;
     Ok(HostFunction::boxed("DequantizeLinear", vec![Fact::new(dtype, &x.shape)], move |inputs| {
-        let (x, values) = floats(inputs, 0)?;
+        let x = present(inputs, 0)?;
         let scale = floats(inputs, 1)?.1;
         let zero = inputs.get(2).copied().flatten().map(to_f64);
-        let one = |(i, &x): (usize, &f64)| {
-            let p = of(i);
-            (x - zero.as_ref().map_or(0.0, |z| z[p.min(z.len() - 1)])) * scale[p]
+        let y = match x.elements() {
+            TensorElements::U8(q) => numbers_of(&parameters, q, &scale, zero.as_deref(), dtype, x.shape()),
+            TensorElements::I8(q) => numbers_of(&parameters, q, &scale, zero.as_deref(), dtype, x.shape()),
+            _ => numbers_of(&parameters, &to_f64(x), &scale, zero.as_deref(), dtype, x.shape()),
         };
-        Ok(vec![tensor_of(x.shape(), dtype, values.iter().enumerate().map(one).collect())?])
+        Ok(vec![y?])
     }))
+}
+
+/// (q − zero)·scale; computed in f64, straight to f32 where that is wanted, as weights are most of a file.
+fn numbers_of<T: Copy + Into<f64>>(
+    parameters: &Parameters,
+    q: &[T],
+    scale: &[f64],
+    zero: Option<&[f64]>,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<Tensor, OpError> {
+    fn all<T: Copy + Into<f64>, Y>(
+        parameters: &Parameters,
+        q: &[T],
+        scale: &[f64],
+        zero: Option<&[f64]>,
+        to: impl Fn(f64) -> Y,
+    ) -> Vec<Y> {
+        let mut numbers = Vec::with_capacity(q.len());
+        for (p, run) in parameters.runs(q) {
+            let (scale, zero) = (scale[p], zero.map_or(0.0, |z| z[p.min(z.len() - 1)]));
+            numbers.extend(run.iter().map(|&q| to((q.into() - zero) * scale)));
+        }
+        numbers
+    }
+    match dtype {
+        DType::F32 => Tensor::from_f32(shape, all(parameters, q, scale, zero, |x| x as f32)).map_err(OpError::Invalid),
+        _ => tensor_of(shape, dtype, all(parameters, q, scale, zero, |x| x)),
+    }
 }
 
 /// ONNX DynamicQuantizeLinear: outputs y (u8), scale, zero point.
@@ -158,10 +198,10 @@ fn centred(tensor: &Tensor, zero: Option<&Tensor>, axis: usize) -> Result<Vec<f6
     let values = to_f64(tensor);
     let Some(zero) = zero else { return Ok(values) };
     let zeros = to_f64(zero);
-    let of = parameter_index(tensor.shape(), zero.shape(), axis as i64, 0);
     // A zero point per matrix of a stack has the rank of the stack.
-    if let Ok(of) = of {
-        return Ok(values.iter().enumerate().map(|(i, v)| v - zeros[of(i)]).collect());
+    if let Ok(parameters) = Parameters::new(tensor.shape(), zero.shape(), axis as i64, 0) {
+        let run = |(p, run): (usize, &[f64])| run.iter().map(|v| v - zeros[p]).collect::<Vec<_>>();
+        return Ok(parameters.runs(&values).flat_map(run).collect());
     }
     let view = super::context::stretched(&super::dense::view_of(zero), tensor.shape())?;
     Ok(values.iter().zip(super::dense::walk(&view)).map(|(v, i)| v - zeros[i]).collect())
