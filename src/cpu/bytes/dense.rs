@@ -10,7 +10,7 @@ use super::super::conv::distance;
 use super::super::simd::dots::{CHANNELS, DotArguments, DotKernel, Inputs};
 use super::super::simd::{self, Aligned, Vector, Work};
 use super::super::{Isa, Memory, threads};
-use super::finish::{FinishRows, Finisher};
+use super::finish::Finisher;
 use super::{Bytes, label_of, maps, start_of};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::bytes::conv::ByteConv;
@@ -180,9 +180,9 @@ struct Gather<'a> {
     rows: &'a mut [u8],
 }
 
-impl Work for Gather<'_> {
-    type Output = ();
-
+impl Gather<'_> {
+    /// # Safety
+    /// Of [`Vector`]; the pixels are those of the map.
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the maps are those that `new` saw; a row has room for its inputs, which are i16 where they are widened.
@@ -378,83 +378,101 @@ unsafe fn flipped(from: *const u8, to: *mut u8, count: usize, flip: u8) {
     }
 }
 
-/// A block's rows of inputs, wherever they lie.
-#[derive(Clone, Copy)]
-struct InputRows {
-    rows: *const u8,
-    count: usize,
+/// Some panels for some pixels, counted through the batch.
+struct Part<'a> {
+    conv: &'a DenseFast,
+    bytes: Bytes,
+    pixels: Range<usize>,
+    panels: Range<usize>,
 }
 
-impl DenseFast {
-    /// Some panels for some pixels.
-    fn pixels(&self, bytes: Bytes, pixels: Range<usize>, panels: Range<usize>) {
-        let tile = self.kernel.rows;
-        let block = self.block.min(pixels.len().next_multiple_of(tile));
-        let mut gathered = Aligned::zeros(self.gathered_bytes(block).div_ceil(4));
+impl Work for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Part { conv, bytes, pixels, panels } = self;
+        let tile = conv.kernel.rows;
+        let block = conv.block.min(pixels.len().next_multiple_of(tile));
+        let mut gathered = Aligned::zeros(conv.gathered_bytes(block).div_ceil(4));
         let gathered: &mut [u8] = bytemuck::cast_slice_mut(&mut gathered);
         let mut sums = [0i32; BLOCK_ROWS * CHANNELS];
+        let mut places = [std::ptr::null_mut(); BLOCK_ROWS];
         let mut first = pixels.start;
         while first < pixels.end {
             let mut count = block.min(pixels.end - first);
-            if self.by_columns {
-                count = count.min(self.dst.width - first % self.dst.width);
+            if conv.by_columns {
+                count = count.min(conv.dst.width - first % conv.dst.width);
             }
             // Whole tiles alone: rows that no pixel is left for would be read beyond src.
-            let direct = self.is_direct() && count >= tile;
+            let direct = conv.is_direct() && count >= tile;
             let rows = if direct {
                 count = count / tile * tile;
-                bytes.src.wrapping_add(first * self.row_stride)
+                bytes.src.wrapping_add(first * conv.row_stride)
             } else {
-                let pixels = first..first + count;
-                simd::run(self.isa, Gather { conv: self, bytes, pixels, rows: gathered });
+                let gather = Gather { conv, bytes, pixels: first..first + count, rows: gathered };
+                // SAFETY: with the instruction set that this was entered with.
+                unsafe { gather.run::<V>() };
                 gathered.as_ptr()
             };
-            self.block(bytes, first, InputRows { rows, count }, panels.clone(), &mut sums);
+            conv.places(bytes, first, &mut places[..count]);
+            for panel in panels.clone() {
+                let first_channel = panel * CHANNELS;
+                let channels = CHANNELS.min(conv.dst.channels - first_channel);
+                // SAFETY: whole tiles of rows can be read, though of an unfinished one the rest are what was there
+                // before, and whole tiles of sums written; the bytes are those of the pixels' channels.
+                unsafe {
+                    conv.multiply(panel, channels, rows, count, &mut sums);
+                    conv.finisher.rows::<V>(sums.as_ptr(), first_channel, channels, &places[..count]);
+                }
+            }
             first += count;
         }
     }
+}
 
-    /// Some panels for the pixels from `first` on. Of an unfinished tile's rows the rest hold what was there before.
-    fn block(
-        &self,
-        bytes: Bytes,
-        first: usize,
-        inputs: InputRows,
-        panels: Range<usize>,
-        sums: &mut [i32; BLOCK_ROWS * CHANNELS],
-    ) {
-        let InputRows { rows, count } = inputs;
-        let tile = self.kernel.rows;
-        let mut dst = [std::ptr::null_mut(); BLOCK_ROWS];
+impl DenseFast {
+    /// Pointers to the pixels from one on.
+    #[inline(always)]
+    fn places(&self, bytes: Bytes, first: usize, places: &mut [*mut u8]) {
         if self.dst_in_a_line {
-            for (i, place) in dst[..count].iter_mut().enumerate() {
+            for (i, place) in places.iter_mut().enumerate() {
                 *place = bytes.dst.wrapping_add((first + i) * self.dst.pixel_stride);
             }
-        } else {
-            for (place, [n, y, x]) in dst.iter_mut().zip(Pixels::new(&self.dst, first..first + count)) {
-                *place = bytes.dst.wrapping_add(distance(&self.dst, n, y, x));
-            }
+            return;
         }
+        let pixels = Pixels::new(&self.dst, first..first + places.len());
+        for (place, [n, y, x]) in places.iter_mut().zip(pixels) {
+            *place = bytes.dst.wrapping_add(distance(&self.dst, n, y, x));
+        }
+    }
+
+    /// Sums of a panel of so many channels for some rows.
+    ///
+    /// # Safety
+    /// Whole tiles of rows can be read.
+    #[inline(always)]
+    unsafe fn multiply(
+        &self,
+        panel: usize,
+        channels: usize,
+        rows: *const u8,
+        count: usize,
+        sums: &mut [i32; BLOCK_ROWS * CHANNELS],
+    ) {
         let weights: &[u8] = bytemuck::cast_slice(&self.weights);
-        for panel in panels {
-            let first_channel = panel * CHANNELS;
-            let channels = CHANNELS.min(self.dst.channels - first_channel);
-            let kernel = if channels > CHANNELS / 2 { self.kernel.whole } else { self.kernel.half };
-            for row in (0..count).step_by(tile) {
-                let arguments = DotArguments {
-                    rows: rows.wrapping_add(row * self.row_stride),
-                    row_stride: self.row_stride,
-                    groups: self.row_bytes / 4,
-                    weights: weights[panel * self.row_bytes * CHANNELS..].as_ptr(),
-                    start: self.start[first_channel..].as_ptr(),
-                    sums: sums[row * CHANNELS..].as_mut_ptr(),
-                };
-                // SAFETY: `DotKernel::available` has found the instructions; whole tiles of rows can be read and
-                // whole tiles of sums written.
-                unsafe { kernel(&arguments) };
-            }
-            let (finisher, dst) = (&self.finisher, &dst[..count]);
-            simd::run(self.isa, FinishRows { finisher, sums, first_channel, channels, dst });
+        let kernel = if channels > CHANNELS / 2 { self.kernel.whole } else { self.kernel.half };
+        for row in (0..count).step_by(self.kernel.rows) {
+            let arguments = DotArguments {
+                rows: rows.wrapping_add(row * self.row_stride),
+                row_stride: self.row_stride,
+                groups: self.row_bytes / 4,
+                weights: weights[panel * self.row_bytes * CHANNELS..].as_ptr(),
+                start: self.start[panel * CHANNELS..].as_ptr(),
+                sums: sums[row * CHANNELS..].as_mut_ptr(),
+            };
+            // SAFETY: `DotKernel::available` has found the instructions; by contract.
+            unsafe { kernel(&arguments) };
         }
     }
 
@@ -469,7 +487,7 @@ impl DenseFast {
         threads::share(threads, chunks * groups, |task| {
             let pixels = threads::part(pixels, chunks, task / groups);
             let panels = threads::part(panels, groups, task % groups);
-            self.pixels(bytes, pixels, panels);
+            simd::run(self.isa, Part { conv: self, bytes, pixels, panels });
         });
     }
 }

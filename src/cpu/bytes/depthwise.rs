@@ -26,6 +26,8 @@ pub struct DepthwiseFast {
     label: String,
     isa: Isa,
     kernel: TapKernel,
+    /// The kernel's function for columns, where the window is one for it.
+    columns: Option<unsafe fn(&TapArguments)>,
     window: Window,
     src: FeatureMap,
     dst: FeatureMap,
@@ -51,6 +53,12 @@ fn together(channels: usize) -> usize {
     if pixels > 4 || channels >= 16 * CHANNELS { 1 } else { pixels }
 }
 
+/// Where a tap stands among the kernel's.
+fn place(by_columns: bool, window: Window, tap: usize) -> usize {
+    let (ky, kx) = (tap / window.kernel[1], tap % window.kernel[1]);
+    if by_columns { 4 * kx + ky } else { tap }
+}
+
 impl DepthwiseFast {
     pub fn new(conv: &ByteConv, step: &Step, isa: Isa) -> Option<DepthwiseFast> {
         let (src, dst) = maps(step)?;
@@ -61,11 +69,17 @@ impl DepthwiseFast {
         }
         let kernel = TapKernel::best(isa);
         let together = if conv.window.stride[1] == 1 && dst.pixel_stride == channels { together(channels) } else { 1 };
-        let (padded, panels) = (taps.next_multiple_of(kernel.group), (together * channels).div_ceil(CHANNELS));
+        let window = conv.window;
+        let columns = kernel
+            .columns
+            .filter(|_| window.kernel == [3, 3] && window.stride[1] == 1 && window.dilation[1] == 1 && together == 1);
+        let padded = if columns.is_some() { 12 } else { taps.next_multiple_of(kernel.group) };
+        let panels = (together * channels).div_ceil(CHANNELS);
         let mut weights = vec![0i16; panels * padded * CHANNELS];
         for (c, filter) in conv.weights.chunks_exact(taps).cycle().take(together * channels).enumerate() {
             for (tap, &w) in filter.iter().enumerate() {
-                weights[c / CHANNELS * padded * CHANNELS + kernel.place(tap, c % CHANNELS)] = w;
+                weights[c / CHANNELS * padded * CHANNELS
+                    + kernel.place(place(columns.is_some(), window, tap), c % CHANNELS)] = w;
             }
         }
         let mut start = start_of(conv, conv.from.zero)[..channels].repeat(together);
@@ -77,7 +91,8 @@ impl DepthwiseFast {
             label: label_of(conv, isa.name()),
             isa,
             kernel,
-            window: conv.window,
+            columns,
+            window,
             src,
             dst,
             signed: conv.from.signed,
@@ -170,7 +185,8 @@ impl Work for Rows<'_> {
                 let sy = (y * window.stride[0] + ky * window.dilation[0]).wrapping_sub(window.pads[0]);
                 let line = ring.line(bytes, n, sy);
                 for kx in 0..kernel_x {
-                    taps[ky * kernel_x + kx] = line.wrapping_add(kx * window.dilation[1] * channels);
+                    taps[place(conv.columns.is_some(), conv.window, ky * kernel_x + kx)] =
+                        line.wrapping_add(kx * window.dilation[1] * channels);
                 }
             }
             let mut x = 0;
@@ -198,7 +214,7 @@ impl Work for Rows<'_> {
                     // SAFETY: the instruction set is the one that this was entered with; all taps of all pixels are in
                     // lines of the ring, and so is what is read behind the last channels.
                     unsafe {
-                        (conv.kernel.run)(&arguments);
+                        conv.columns.unwrap_or(conv.kernel.run)(&arguments);
                         let count = CHANNELS.min(wide - channel);
                         conv.finisher.rows::<V>(sums.as_ptr(), channel, count, &places[..steps]);
                     }

@@ -3,8 +3,9 @@
 use super::super::simd::activate::{Activate, Clip};
 use super::super::simd::dots::CHANNELS;
 use super::super::simd::tile::{Epilogue, Finish};
-use super::super::simd::{SHIFT, Vector, Work};
+use super::super::simd::{SHIFT, Vector};
 use crate::infer::activation::Activation;
+use crate::infer::bytes::{clamped, nearest};
 use crate::infer::kernels::bytes::conv::{After, Requantise};
 use crate::infer::kernels::conv::Residual;
 
@@ -17,19 +18,23 @@ pub struct Finisher {
     requantise: Requantise,
 }
 
-/// How steps become bytes: at most `hi` of them, at least `least`, plus `zero`. All three are whole numbers.
+/// How steps become bytes: within bounds, plus the zero point.
 #[derive(Clone, Copy)]
 struct Placed {
-    hi: f32,
-    least: i16,
+    bounds: [i16; 2],
     zero: i16,
 }
 
 impl Placed {
-    fn new([lo, hi]: [f32; 2], zero: i32) -> Placed {
-        Placed { hi, least: lo as i16, zero: zero as i16 }
+    fn new(bounds: [f32; 2], zero: i32) -> Placed {
+        Placed { bounds: bounds.map(|bound| bound as i16), zero: zero as i16 }
     }
 }
+
+/// Larger steps are none that an i32 holds for sure.
+const LARGEST: f64 = (1 << 30) as f64;
+/// Larger ones are not rounded by adding [`SHIFT`].
+const LARGEST_ROUNDED: f64 = (1 << 21) as f64;
 
 /// Sums of one panel and where their bytes go.
 struct Panel<'a> {
@@ -61,21 +66,27 @@ impl Finisher {
         let panel = Panel { sums, first, count, dst, table };
         // SAFETY: as this.
         unsafe {
+            let (shift, clip) = (V::splat(SHIFT), Clip { lo: q.bounds[0], hi: q.bounds[1] });
             match (&q.after, q.activation) {
-                (After::Rescale(rescale), None) => {
-                    let (bounds, shift) = (Clip { lo: q.bounds[0], hi: q.bounds[1] }, V::splat(SHIFT));
+                (After::Rescale(rescale), activation) => {
                     let ratio = V::splat(rescale.ratio);
-                    let again = |t: V| bounds.apply(t).add(shift).sub(shift).mul(ratio);
-                    self.clamped(&panel, again, Placed::new(rescale.bounds, rescale.zero));
-                }
-                (After::Rescale(rescale), Some(activation)) => {
-                    let (shift, ratio) = (V::splat(SHIFT), V::splat(rescale.ratio));
+                    // Monotone, so that to clip after it is enough, at what it makes of the bounds.
+                    let bounds = q.bounds.map(|steps| nearest(clamped(steps * rescale.ratio, rescale.bounds)) as f32);
+                    let placed = Placed::new(bounds, rescale.zero);
                     let again = |t: V| t.add(shift).sub(shift).mul(ratio);
-                    self.activated(&panel, activation, again, Placed::new(rescale.bounds, rescale.zero));
+                    match activation {
+                        Some(activation) => self.activated(&panel, activation, again, placed),
+                        None if q.largest < LARGEST_ROUNDED => self.clamped(&panel, again, placed),
+                        None => self.clamped(&panel, |t: V| again(clip.apply(t)), placed),
+                    }
                 }
-                (_, None) => self.clamped(&panel, |t: V| t, Placed::new(q.bounds, q.to.zero)),
-                (_, Some(activation)) => {
-                    self.activated(&panel, activation, |t: V| t, Placed::new(q.bounds, q.to.zero));
+                (_, activation) => {
+                    let placed = Placed::new(q.bounds, q.to.zero);
+                    match activation {
+                        Some(activation) => self.activated(&panel, activation, |t: V| t, placed),
+                        None if q.largest < LARGEST => self.clamped(&panel, |t: V| t, placed),
+                        None => self.clamped(&panel, |t: V| clip.apply(t), placed),
+                    }
                 }
             }
         }
@@ -83,6 +94,7 @@ impl Finisher {
 
     /// Without an activation: factors stay in registers.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // several arrays
     unsafe fn clamped<V: Vector>(&self, panel: &Panel, after: impl Fn(V) -> V, placed: Placed) {
         let q = &self.requantise;
         // SAFETY: as `rows`; the factors are padded.
@@ -93,15 +105,33 @@ impl Finisher {
             for (v, of) in of.iter_mut().enumerate().take(vectors) {
                 *of = (V::load(factors.add(v * V::LANES)), V::load(offsets.add(v * V::LANES)));
             }
-            for (row, dst) in panel.dst.iter().enumerate() {
-                let sums = panel.sums.add(row * CHANNELS);
-                let mut steps = [V::splat(0.0); MOST_VECTORS];
-                for v in 0..vectors {
-                    let (factor, offset) = of[v];
-                    // Two roundings, as the twin has them.
-                    steps[v] = after(V::load_i32(sums.add(v * V::LANES)).mul(factor).add(offset));
+            let dst = panel.dst.iter().map(|dst| dst.wrapping_add(panel.first)).enumerate();
+            let Placed { bounds, zero } = placed;
+            // A loop for each, so that nothing is asked in it.
+            match (panel.table, panel.count) {
+                (None, CHANNELS) if vectors > 1 => {
+                    for (row, dst) in dst {
+                        for v in (0..vectors).step_by(2) {
+                            let steps = panel.steps(row, v, of[v], &after);
+                            let next = panel.steps(row, v + 1, of[v + 1], &after);
+                            steps.store_steps_with(next, bounds, zero, dst.add(v * V::LANES));
+                        }
+                    }
                 }
-                panel.store(&steps, placed, dst.add(panel.first));
+                (None, count) if count == V::LANES => {
+                    for (row, dst) in dst {
+                        panel.steps(row, 0, of[0], &after).store_steps(bounds, zero, dst);
+                    }
+                }
+                _ => {
+                    for (row, dst) in dst {
+                        let mut steps = [V::splat(0.0); MOST_VECTORS];
+                        for v in 0..vectors {
+                            steps[v] = panel.steps(row, v, of[v], &after);
+                        }
+                        panel.store(&steps, placed, dst);
+                    }
+                }
             }
         }
     }
@@ -150,6 +180,16 @@ impl Finisher {
 }
 
 impl Panel<'_> {
+    /// A vector of a row's sums by their factors and offsets.
+    ///
+    /// # Safety
+    /// As [`Finisher::rows`].
+    #[inline(always)]
+    unsafe fn steps<V: Vector>(&self, row: usize, v: usize, (factor, offset): (V, V), after: &impl Fn(V) -> V) -> V {
+        // SAFETY: by contract. Two roundings, as the twin has them.
+        unsafe { after(V::load_i32(self.sums.add(row * CHANNELS + v * V::LANES)).mul(factor).add(offset)) }
+    }
+
     /// One row's steps as bytes, or as what a table has for them.
     ///
     /// # Safety
@@ -157,22 +197,15 @@ impl Panel<'_> {
     #[inline(always)]
     unsafe fn store<V: Vector>(&self, steps: &[V; MOST_VECTORS], placed: Placed, dst: *mut u8) {
         let mut bytes = [0u8; CHANNELS];
-        let is_whole = self.count == CHANNELS && self.table.is_none();
-        let to = if is_whole { dst } else { bytes.as_mut_ptr() };
+        let to = bytes.as_mut_ptr();
         // SAFETY: `to` has room for a panel; by contract.
         unsafe {
-            let (hi, vectors) = (V::splat(placed.hi), CHANNELS / V::LANES);
-            // In this order what is not a number stays that, and becomes the least value.
-            if self.count == V::LANES && self.table.is_none() {
-                hi.min(steps[0]).store_steps(placed.least, placed.zero, dst);
-                return;
-            }
+            let (Placed { bounds, zero }, vectors) = (placed, CHANNELS / V::LANES);
             if vectors == 1 {
-                hi.min(steps[0]).store_steps(placed.least, placed.zero, to);
+                steps[0].store_steps(bounds, zero, to);
             } else {
                 for v in (0..vectors).step_by(2) {
-                    let next = hi.min(steps[v + 1]);
-                    hi.min(steps[v]).store_steps_with(next, placed.least, placed.zero, to.add(v * V::LANES));
+                    steps[v].store_steps_with(steps[v + 1], bounds, zero, to.add(v * V::LANES));
                 }
             }
             match self.table {
@@ -182,7 +215,6 @@ impl Panel<'_> {
                         *dst.add(at) = table[usize::from(byte)];
                     }
                 }
-                None if is_whole => {}
                 None => store_first(&bytes, self.count, dst),
             }
         }
@@ -211,26 +243,5 @@ unsafe fn store_first(bytes: &[u8; CHANNELS], count: usize, to: *mut u8) {
                 *to.add(at) = byte;
             }
         }
-    }
-}
-
-/// Rows of sums `[row][CHANNELS]` of one panel.
-pub struct FinishRows<'a> {
-    pub finisher: &'a Finisher,
-    pub sums: &'a [i32],
-    pub first_channel: usize,
-    pub channels: usize,
-    /// One pointer per row, to channel 0.
-    pub dst: &'a [*mut u8],
-}
-
-impl Work for FinishRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        assert!(self.dst.len() * CHANNELS <= self.sums.len());
-        // SAFETY: by whoever made this.
-        unsafe { self.finisher.rows::<V>(self.sums.as_ptr(), self.first_channel, self.channels, self.dst) };
     }
 }

@@ -123,10 +123,11 @@ impl Vector for Avx2 {
         _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
     }
     #[inline(always)]
-    unsafe fn store_steps_with(self, next: Self, least: i16, zero: i16, to: *mut u8) {
-        // Integers that i32 or i16 cannot hold are the least of those, and so in the end are what is not a number.
+    unsafe fn store_steps_with(self, next: Self, [least, most]: [i16; 2], zero: i16, to: *mut u8) {
+        // What is not a number becomes the least i32.
         let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(next.0));
-        let words = _mm256_add_epi16(_mm256_max_epi16(words, _mm256_set1_epi16(least)), _mm256_set1_epi16(zero));
+        let words = _mm256_min_epi16(_mm256_max_epi16(words, _mm256_set1_epi16(least)), _mm256_set1_epi16(most));
+        let words = _mm256_add_epi16(words, _mm256_set1_epi16(zero));
         let low = _mm256_and_si256(words, _mm256_set1_epi16(0xFF));
         let bytes = _mm256_packus_epi16(low, low);
         let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));

@@ -122,13 +122,16 @@ pub struct TapArguments {
     pub sums: *mut i32,
 }
 
-/// sums[p][n] = start[n] + Σt taps[t][p·step + n]·weights[t][n] for 16 channels. `run` is unsafe as [`TileKernel`]; 16
-/// bytes are read of each tap.
+/// sums[p][n] = start[n] + Σt taps[t][p·step + n]·weights[t][n] for 16 channels. `run` and `columns` are unsafe as
+/// [`TileKernel`]; 16 bytes are read of each tap.
 #[derive(Clone, Copy, Debug)]
 pub struct TapKernel {
     /// Taps that it takes at once.
     pub group: usize,
     pub run: unsafe fn(&TapArguments),
+    /// The same for windows of 3×3 at stride 1, whose taps are column by column of three and one without weights: what two
+    /// columns saw is a column further what the first two of the next pixel see. Only the first column's taps are read.
+    pub columns: Option<unsafe fn(&TapArguments)>,
 }
 
 impl TapKernel {

@@ -69,16 +69,16 @@ pub trait Vector: Copy {
     unsafe fn store_bytes(self, to: *mut u8);
     /// The same of two vectors, one behind the other; lanes are within ±2¹⁵.
     unsafe fn store_bytes_with(self, next: Self, to: *mut u8);
-    /// The low byte of each lane's nearest integer, halves to even, but at least `least`, plus `zero`; lanes are at most
-    /// 2¹⁵. What is not a number is the least.
+    /// The low byte of each lane's nearest integer, halves to even, within bounds, plus `zero`. An i32 holds all lanes;
+    /// what is not a number is the least.
     #[inline(always)]
-    unsafe fn store_steps(self, least: i16, zero: i16, to: *mut u8) {
-        placed(self, least, zero).store_bytes(to);
+    unsafe fn store_steps(self, bounds: [i16; 2], zero: i16, to: *mut u8) {
+        placed(self, bounds, zero).store_bytes(to);
     }
     /// The same of two vectors, one behind the other.
     #[inline(always)]
-    unsafe fn store_steps_with(self, next: Self, least: i16, zero: i16, to: *mut u8) {
-        placed(self, least, zero).store_bytes_with(placed(next, least, zero), to);
+    unsafe fn store_steps_with(self, next: Self, bounds: [i16; 2], zero: i16, to: *mut u8) {
+        placed(self, bounds, zero).store_bytes_with(placed(next, bounds, zero), to);
     }
     /// Eight bytes, u8 or i8, as i16.
     unsafe fn widen<const SIGNED: bool>(from: *const u8, to: *mut i16);
@@ -95,10 +95,10 @@ pub trait Vector: Copy {
 /// 1.5·2²³: added to a number within ±2²², it leaves the nearest integer in the low bits of the mantissa.
 pub const SHIFT: f32 = 12_582_912.0;
 
-/// The nearest integers, at least `least`, plus `zero`: ties are decided before.
+/// The nearest integers within bounds, plus `zero`: ties are decided before.
 #[inline(always)]
-unsafe fn placed<V: Vector>(steps: V, least: i16, zero: i16) -> V {
-    let steps = steps.max(V::splat(f32::from(least)));
+unsafe fn placed<V: Vector>(steps: V, [least, most]: [i16; 2], zero: i16) -> V {
+    let steps = steps.max(V::splat(f32::from(least))).min(V::splat(f32::from(most)));
     steps.add(V::splat(SHIFT)).sub(V::splat(SHIFT - f32::from(zero)))
 }
 

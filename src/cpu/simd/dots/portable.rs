@@ -23,7 +23,7 @@ pub const QUADS: DotKernel = DotKernel {
     whole: quads::<CHANNELS>,
 };
 
-pub const TAPS: TapKernel = TapKernel { group: 1, run: taps };
+pub const TAPS: TapKernel = TapKernel { group: 1, run: taps, columns: None };
 
 unsafe fn pairs<const N: usize>(a: &DotArguments) {
     for r in 0..ROWS {

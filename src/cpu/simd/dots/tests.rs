@@ -139,3 +139,40 @@ fn taps_are_sums_of_products() {
         }
     }
 }
+
+#[test]
+fn columns_are_taps_of_windows() {
+    for isa in Isa::available() {
+        let kernel = TapKernel::best(isa);
+        let Some(columns) = kernel.columns else { continue };
+        for (pixels, signed) in [(1, true), (2, false), (7, true)] {
+            let mut state = pixels as u64;
+            let (step, channel, line) = (CHANNELS + 3, 5, (CHANNELS + 3) * (pixels + 3));
+            let bytes: Vec<u8> = (0..4 * line).map(|_| random(&mut state)).collect();
+            let taps: Vec<*const u8> = (0..12).map(|t| bytes[t % 4 * line + t / 4 * step..].as_ptr()).collect();
+            let mut weights = vec![0i16; 12 * CHANNELS];
+            for (t, n) in (0..12).filter(|t| t % 4 != 3).flat_map(|t| (0..CHANNELS).map(move |n| (t, n))) {
+                weights[kernel.place(t, n)] = ((t * 37 + n * 91) % 511) as i16 - 255;
+            }
+            let start: Vec<i32> = (0..CHANNELS as i32).map(|n| n * 100 - 700).collect();
+            let sums = [kernel.run, columns].map(|run| {
+                let mut sums = vec![i32::MAX; (pixels + 1) * CHANNELS];
+                let arguments = TapArguments {
+                    taps: taps.as_ptr(),
+                    count: 12,
+                    pixels,
+                    step,
+                    channel,
+                    signed,
+                    weights: weights.as_ptr(),
+                    start: start.as_ptr(),
+                    sums: sums.as_mut_ptr(),
+                };
+                // SAFETY: the kernel is this processor's; what it reads and writes is there.
+                unsafe { run(&arguments) };
+                sums
+            });
+            assert_eq!(sums[0], sums[1], "{pixels} pixels, {}", isa.name());
+        }
+    }
+}

@@ -37,7 +37,7 @@ const AVX512_VNNI: DotKernel = DotKernel {
     whole: avx512_vnni,
 };
 
-pub const TAPS: TapKernel = TapKernel { group: 2, run: taps };
+pub const TAPS: TapKernel = TapKernel { group: 2, run: taps, columns: Some(columns) };
 
 pub fn kernels(isa: Isa) -> Vec<DotKernel> {
     let mut kernels = vec![PAIRS];
@@ -177,5 +177,53 @@ unsafe fn some<const SIGNED: bool, const PIXELS: usize>(a: &TapArguments, first:
             let sum = _mm256_add_epi32(half, _mm256_loadu_si256(a.start.add(8 * i).cast()));
             _mm256_storeu_si256(a.sums.add((first + p) * CHANNELS + 8 * i).cast(), sum);
         }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn columns(a: &TapArguments) {
+    if a.signed {
+        columns_of::<true>(a);
+    } else {
+        columns_of::<false>(a);
+    }
+}
+
+/// Each column of three inputs goes to the three pixels that see it. Sums as in [`taps_of`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn columns_of<const SIGNED: bool>(a: &TapArguments) {
+    let [first, second, third] = [0, 1, 2].map(|t| (*a.taps.add(t)).wrapping_add(a.channel));
+    let (low, high) = (_mm256_loadu_si256(a.start.cast()), _mm256_loadu_si256(a.start.add(8).cast()));
+    let start = [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
+    // Sums of the pixel that has seen two columns, and of the one that has seen one.
+    let (mut two, mut one) = (start, start);
+    for column in 0..a.pixels + 2 {
+        let [x, y, z] = [first, second, third].map(|line| line.wrapping_add(column * a.step));
+        let (x, y, z) = (widened::<SIGNED>(x), widened::<SIGNED>(y), widened::<SIGNED>(z));
+        let none = _mm256_setzero_si256();
+        let seen = [
+            [_mm256_unpacklo_epi16(x, y), _mm256_unpacklo_epi16(z, none)],
+            [_mm256_unpackhi_epi16(x, y), _mm256_unpackhi_epi16(z, none)],
+        ];
+        let mut next = [start; 3];
+        for half in 0..2 {
+            for (kx, sums) in [start, one, two].into_iter().enumerate() {
+                let mut sum = sums[half];
+                for pair in 0..2 {
+                    let weights = a.weights.add((kx * 2 + pair) * 2 * CHANNELS + half * CHANNELS);
+                    let product = _mm256_madd_epi16(seen[half][pair], _mm256_loadu_si256(weights.cast()));
+                    sum = _mm256_add_epi32(sum, product);
+                }
+                next[kx][half] = sum;
+            }
+        }
+        if column >= 2 {
+            let to = a.sums.add((column - 2) * CHANNELS);
+            let [low, high] = next[2];
+            _mm256_storeu_si256(to.cast(), _mm256_permute2x128_si256::<0x20>(low, high));
+            _mm256_storeu_si256(to.add(8).cast(), _mm256_permute2x128_si256::<0x31>(low, high));
+        }
+        (one, two) = (next[0], next[1]);
     }
 }

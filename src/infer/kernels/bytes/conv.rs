@@ -36,6 +36,8 @@ pub struct Requantise {
     pub offsets: Vec<f32>,
     /// `None`: all of it is in the bounds.
     pub activation: Option<Activation>,
+    /// |t| is nowhere larger.
+    pub largest: f64,
     /// Of the result, in steps.
     pub bounds: [f32; 2],
     pub to: ByteScale,
@@ -65,9 +67,17 @@ impl ByteConv {
             None => After::Nothing,
             Some(table) => table.rescale().map_or_else(|| After::Table(table.bytes.clone()), After::Rescale),
         };
+        let factors: Vec<f32> = self.weight_scales.iter().map(factor).collect();
+        let offsets: Vec<f32> = self.bias.iter().map(|b| (f64::from(*b) / step) as f32).collect();
+        // Inputs less the zero point are at most 255.
+        let filters = self.weights.chunks((self.weights.len() / factors.len().max(1)).max(1));
+        let sums = filters.map(|filter| 255.0 * filter.iter().map(|w| f64::from(w.abs())).sum::<f64>());
+        let steps =
+            sums.zip(factors.iter().zip(&offsets)).map(|(sum, (f, o))| sum * f64::from(*f).abs() + f64::from(*o).abs());
         Requantise {
-            factors: self.weight_scales.iter().map(factor).collect(),
-            offsets: self.bias.iter().map(|b| (f64::from(*b) / step) as f32).collect(),
+            largest: steps.fold(0.0, f64::max),
+            factors,
+            offsets,
             activation: if clamp.is_some() { None } else { Some(self.activation) },
             bounds: clamp.unwrap_or_else(|| self.to.bounds()),
             to: self.to,
