@@ -239,8 +239,9 @@ impl Gather<'_> {
             copy(bytes.src.wrapping_add(pixels.start * channels), rows.as_mut_ptr().cast(), pixels.len() * channels);
             return;
         }
-        for (row, [n, y, x]) in rows.chunks_exact_mut(conv.row_bytes).zip(Pixels::new(&conv.dst, pixels)) {
-            let row = row.as_mut_ptr().cast::<T>();
+        let rows = rows.as_mut_ptr();
+        for (i, [n, y, x]) in Pixels::new(&conv.dst, pixels).enumerate() {
+            let row = rows.wrapping_add(i * conv.row_bytes).cast::<T>();
             let top = (y * window.stride[0]).wrapping_sub(window.pads[0]);
             let left = (x * window.stride[1]).wrapping_sub(window.pads[1]);
             // Neighbouring taps are neighbours in memory.

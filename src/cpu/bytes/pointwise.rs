@@ -29,6 +29,9 @@ enum Job<'a> {
     Constant(&'a ByteConstant),
 }
 
+/// Elements that become vectors before they are stored apart.
+const FEW: usize = 16;
+
 /// The kernel, which the job is taken from.
 #[derive(Clone, Debug)]
 enum Kind {
@@ -226,7 +229,7 @@ impl Rows<'_> {
     /// # Safety
     /// The views hold elements of these types.
     #[inline(always)]
-    unsafe fn each<A: Copy, C: Copy, B: Copy>(&self, one: impl Fn(A, C) -> B) {
+    unsafe fn each<A: Copy, C: Copy, B: Copy + Default>(&self, one: impl Fn(A, C) -> B) {
         let [a, b, dst] = self.places.0;
         let inner = self.block.inner;
         for row in 0..self.block.rows {
@@ -242,7 +245,19 @@ impl Rows<'_> {
                         }
                     }
                     [of_a, of_b, to] => {
-                        for i in 0..inner {
+                        let mut first = 0;
+                        // Planes to channels side by side: vectors of a few, stored one by one.
+                        while (of_a, of_b) == (1, 1) && first + FEW <= inner {
+                            let mut few = [B::default(); FEW];
+                            for (i, few) in few.iter_mut().enumerate() {
+                                *few = one(*a.add(first + i), *b.add(first + i));
+                            }
+                            for (i, few) in few.iter().enumerate() {
+                                *dst.add((first + i) * to) = *few;
+                            }
+                            first += FEW;
+                        }
+                        for i in first..inner {
                             *dst.add(i * to) = one(*a.add(i * of_a), *b.add(i * of_b));
                         }
                     }
