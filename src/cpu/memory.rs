@@ -32,7 +32,10 @@ impl Memory {
             spans.iter().all(|&(offset, len)| offset.checked_add(len).is_some_and(|end| end <= len_words)),
             "a buffer reaches outside the arena"
         );
-        let arena: Box<[UnsafeCell<f32>]> = (0..len_words + ALIGNMENT).map(|_| UnsafeCell::new(0.0)).collect();
+        // Zeros as the system gives them, which are no memory before they are used.
+        let zeros = Box::into_raw(vec![0f32; len_words + ALIGNMENT].into_boxed_slice());
+        // SAFETY: UnsafeCell<f32> has the layout of f32, and nobody else has the box.
+        let arena = unsafe { Box::from_raw(zeros as *mut [UnsafeCell<f32>]) };
         let start = arena.as_ptr().align_offset(ALIGNMENT * size_of::<f32>()).min(ALIGNMENT);
         let spans = spans.into_iter().map(|(offset, len)| (start + offset, len)).collect();
         Memory { arena, spans }

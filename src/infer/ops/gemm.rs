@@ -113,10 +113,10 @@ pub(super) fn over_rows(l: &mut Lowering<'_>, kernel: impl Kernel + 'static, a: 
 }
 
 /// dst = a·weightsᵀ + bias as a 1×1 convolution. a `[M, K]`, weights `[N][K]`, dst `[M, N]`.
-fn linear(l: &mut Lowering<'_>, a: &View, weights: Vec<f32>, bias: Vec<f32>, dst: &View) {
+fn linear(l: &mut Lowering<'_>, a: &View, weights: Arc<Vec<f32>>, bias: Vec<f32>, dst: &View) {
     let kernel = kernels::conv::Conv {
         window: POINT,
-        weights: Arc::new(weights),
+        weights,
         bias: Arc::new(bias),
         activation: Activation::None,
         residual: Residual::None,
@@ -163,8 +163,8 @@ impl Op for MatMul {
         let strange = || OpError::Unsupported(format!("a product of shape {shape:?} into strided memory"));
         let dst = output.reshaped(&shape).ok_or_else(strange)?;
         let (k, n) = (b_shape[b_shape.len() - 2], b_shape[b_shape.len() - 1]);
-        if let Some(weights) = l.constant(b_id).filter(|w| w.len() == k * n) {
-            let weights = transposed(&weights.to_f32(), k, n, 1.0);
+        if l.constant(b_id).is_some_and(|w| w.len() == k * n) {
+            let weights = Arc::new(transposed(&l.shared_constant_f32(b_id, "weights")?, k, n, 1.0));
             let rows = shape[..shape.len() - 1].iter().product();
             let a = reshaped_or_copied(l, &a, &[rows, k])?;
             match dst.reshaped(&[rows, n]) {
@@ -276,10 +276,14 @@ impl Op for Gemm {
         let add_c = bias.is_none();
         let product = if add_c { l.temporary("product", &dst.shape) } else { dst.clone() };
         let mut factor = self.alpha;
-        if let Some(b) = l.constant(b_id) {
-            let b = b.to_f32();
-            let weights =
-                if self.transpose_b { b.iter().map(|x| factor * x).collect() } else { transposed(&b, k, n, factor) };
+        if l.constant(b_id).is_some() {
+            let b = l.shared_constant_f32(b_id, "weights")?;
+            let weights = match self.transpose_b {
+                // As the file has them: not copied.
+                true if factor == 1.0 => b,
+                true => Arc::new(b.iter().map(|x| factor * x).collect()),
+                false => Arc::new(transposed(&b, k, n, factor)),
+            };
             factor = 1.0;
             linear(l, &a, weights, bias.unwrap_or_else(|| vec![0.0; n]), &product);
         } else {
