@@ -8,7 +8,8 @@
 //! - `rss` → `{"ev":"rss","peak_rss_kb":…,"rss_kb":…}`
 //! - `quit`
 
-use std::io::{BufRead as _, Write as _};
+use std::borrow::Cow;
+use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -42,15 +43,23 @@ fn say(value: &Value) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Reads bit by bit: a picture is no small part of what a small network needs.
 fn read_input(path: &Path, shape: &[usize]) -> Result<Tensor, CliError> {
-    let bytes = std::fs::read(path).map_err(|e| CliError::Runtime(format!("cannot read {}: {e}", path.display())))?;
-    let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let bad = |e: String| CliError::Runtime(format!("cannot read {}: {e}", path.display()));
+    let file = std::fs::File::open(path).map_err(|e| bad(e.to_string()))?;
+    let len = file.metadata().map_err(|e| bad(e.to_string()))?.len();
+    let mut reader = BufReader::new(file);
+    let mut values = Vec::with_capacity(usize::try_from(len / 4).unwrap_or(0).min(1 << 28));
+    let mut word = [0; 4];
+    for _ in 0..len / 4 {
+        reader.read_exact(&mut word).map_err(|e| bad(e.to_string()))?;
+        values.push(f32::from_le_bytes(word));
+    }
     Tensor::from_f32(shape, values).map_err(|e| CliError::Runtime(format!("{}: {e}", path.display())))
 }
 
 fn start(common: &Common, args: &WorkerArgs) -> Result<(Session, Value), CliError> {
     let path = args.input.as_deref().ok_or_else(|| CliError::Usage("--worker needs --input".into()))?;
-    let input = read_input(path, &args.shape)?;
     let begin = Instant::now();
     let model = common.load_model()?;
     let import_ms = milliseconds(begin);
@@ -60,8 +69,10 @@ fn start(common: &Common, args: &WorkerArgs) -> Result<(Session, Value), CliErro
         [(name, _)] => name.clone(),
         inputs => return Err(CliError::Runtime(format!("the network has {} inputs, not 1", inputs.len()))),
     };
+    let input = read_input(path, &args.shape)?;
     let begin = Instant::now();
     session.set_input(&name, &input)?;
+    drop(input);
     session.infer()?;
     session.outputs()?;
     let ready = json!({
@@ -80,8 +91,13 @@ fn dump(session: &mut Session, dir: &Path) -> Result<Value, CliError> {
     std::fs::create_dir_all(dir).map_err(|e| CliError::Runtime(format!("cannot make {}: {e}", dir.display())))?;
     for (i, (name, tensor)) in session.outputs()?.into_iter().enumerate() {
         let file = dir.join(format!("out{i}.f32"));
-        let bytes: Vec<u8> = tensor.to_f32().iter().flat_map(|v| v.to_le_bytes()).collect();
-        std::fs::write(&file, bytes).map_err(|e| CliError::Runtime(format!("cannot write {}: {e}", file.display())))?;
+        let write = || -> std::io::Result<()> {
+            let mut out = BufWriter::new(std::fs::File::create(&file)?);
+            let values = tensor.as_f32().map_or_else(|| Cow::Owned(tensor.to_f32()), Cow::Borrowed);
+            values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?;
+            out.flush()
+        };
+        write().map_err(|e| CliError::Runtime(format!("cannot write {}: {e}", file.display())))?;
         list.push(json!({"file": file.display().to_string(), "shape": tensor.shape(), "name": name}));
     }
     Ok(json!({"ev": "dump", "outputs": list}))
