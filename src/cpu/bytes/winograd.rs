@@ -401,6 +401,7 @@ impl Part<'_> {
 /// # Safety
 /// As [`Part::transform_input`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // rows and columns of `d`
 unsafe fn input_vector<const SIGNED: bool>(from: &[*const u8; POINTS], c: usize, to: *mut i16, plane: usize) {
     let mut d = [[[0i16; LANES]; IN]; IN];
     for y in 0..IN {

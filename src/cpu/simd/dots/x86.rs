@@ -210,9 +210,9 @@ unsafe fn columns_of<const SIGNED: bool>(a: &TapArguments) {
         for half in 0..2 {
             for (kx, sums) in [start, one, two].into_iter().enumerate() {
                 let mut sum = sums[half];
-                for pair in 0..2 {
+                for (pair, seen) in seen[half].iter().enumerate() {
                     let weights = a.weights.add((kx * 2 + pair) * 2 * CHANNELS + half * CHANNELS);
-                    let product = _mm256_madd_epi16(seen[half][pair], _mm256_loadu_si256(weights.cast()));
+                    let product = _mm256_madd_epi16(*seen, _mm256_loadu_si256(weights.cast()));
                     sum = _mm256_add_epi32(sum, product);
                 }
                 next[kx][half] = sum;
