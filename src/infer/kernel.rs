@@ -92,6 +92,11 @@ pub trait ByteKernel: Debug + Send + Sync {
 
     /// As [`Kernel::fast`].
     fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>>;
+
+    /// As [`Kernel::fast_forms`].
+    fn fast_forms(&self, step: &Step, isa: crate::cpu::Isa) -> Vec<Box<dyn FastKernel>> {
+        self.fast(step, isa).into_iter().collect()
+    }
 }
 
 /// A kernel on bytes as a step's kernel.
@@ -117,6 +122,10 @@ impl<K: ByteKernel> Kernel for OnBytes<K> {
 
     fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
         self.0.fast(step, isa)
+    }
+
+    fn fast_forms(&self, step: &Step, isa: crate::cpu::Isa) -> Vec<Box<dyn FastKernel>> {
+        self.0.fast_forms(step, isa)
     }
 }
 

@@ -19,19 +19,38 @@ use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::plan::step::Step;
 use crate::infer::plan::view::FeatureMap;
 use dense::DenseFast;
+use winograd::WinogradFast;
 
-/// The fast form of a convolution.
-pub fn prepare_conv(kernel: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
-    let (low, high) = kernel.weights.iter().fold((0, 0), |(low, high), &w| (w.min(low), w.max(high)));
-    prepare_conv_by(DotKernel::best(isa, low..=high), kernel, step, isa)
+/// The micro-kernel for a convolution's weights.
+fn dot_of(conv: &ByteConv, isa: Isa) -> DotKernel {
+    let (low, high) = conv.weights.iter().fold((0, 0), |(low, high), &w| (w.min(low), w.max(high)));
+    DotKernel::best(isa, low..=high)
 }
 
-/// The same with sums by a kernel, which must take the weights. Depthwise ones have a kernel of their own.
+/// The fast form of a convolution.
+pub fn prepare_conv(conv: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
+    prepare_conv_by(dot_of(conv, isa), conv, step, isa)
+}
+
+/// Every fast form of a convolution, first the one that [`prepare_conv`] takes.
+pub fn conv_forms(conv: &ByteConv, step: &Step, isa: Isa) -> Vec<Box<dyn FastKernel>> {
+    let dot = dot_of(conv, isa);
+    let other = || -> Option<Box<dyn FastKernel>> {
+        let (src, dst) = maps(step)?;
+        let winograd = WinogradFast::new(conv, src, dst, isa, dot)?;
+        match winograd.pays() {
+            true => Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?)),
+            false => Some(Box::new(winograd)),
+        }
+    };
+    prepare_conv_by(dot, conv, step, isa).into_iter().chain(other()).collect()
+}
+
+/// The fast form with sums by a kernel, which must take the weights. Depthwise ones have a kernel of their own.
 fn prepare_conv_by(dot: DotKernel, conv: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     let (src, dst) = maps(step)?;
     if conv.groups == 1 {
-        let winograd = winograd::WinogradFast::new(conv, src, dst, isa, dot).filter(|winograd| winograd.pays());
-        if let Some(winograd) = winograd {
+        if let Some(winograd) = WinogradFast::new(conv, src, dst, isa, dot).filter(WinogradFast::pays) {
             return Some(Box::new(winograd));
         }
         return Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?));

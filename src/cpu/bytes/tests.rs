@@ -213,6 +213,26 @@ fn winograds_form_gives_the_twins_bytes() {
 }
 
 #[test]
+fn forms_of_a_convolution_give_the_same_and_have_names() {
+    let [_, window, strided, ..] = WINDOWS;
+    for (window, size, wanted) in [(window, [9, 12], 2), (window, [1, 2], 2), (strided, [9, 12], 1)] {
+        let [oh, ow] = out_size(&window, size);
+        let src = map(0, [1, 12, size[0], size[1]], 0, 0);
+        let step = step_of(conv(window, [12, 16, 1], true, 1), vec![src], map(1, [1, 16, oh, ow], 0, 0));
+        for isa in Isa::available() {
+            let forms = step.kernel.fast_forms(&step, isa);
+            let fast = step.kernel.fast(&step, isa).expect("a fast form").label();
+            // Kernels that multiply bytes have one.
+            let by_pairs = forms[0].label().ends_with("avx2");
+            assert_eq!((forms.len(), forms[0].label()), (if by_pairs { wanted } else { 1 }, fast));
+            assert!(forms.len() == 1 || forms[0].label() != forms[1].label());
+            let bytes = forms.iter().map(|form| after(&step, Some(&**form))).collect::<Vec<_>>();
+            assert!(bytes.iter().all(|bytes| *bytes == after(&step, None)));
+        }
+    }
+}
+
+#[test]
 fn convolutions_of_groups_give_the_twins_bytes() {
     for (i, window) in WINDOWS.into_iter().enumerate() {
         for [inputs, outputs, groups] in [[6, 4, 2], [5, 10, 5], [40, 34, 2], [12, 21, 3]] {

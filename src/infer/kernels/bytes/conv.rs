@@ -152,4 +152,8 @@ impl ByteKernel for ByteConv {
     fn fast(&self, step: &Step, isa: crate::cpu::Isa) -> Option<Box<dyn FastKernel>> {
         crate::cpu::bytes::prepare_conv(self, step, isa)
     }
+
+    fn fast_forms(&self, step: &Step, isa: crate::cpu::Isa) -> Vec<Box<dyn FastKernel>> {
+        crate::cpu::bytes::conv_forms(self, step, isa)
+    }
 }
