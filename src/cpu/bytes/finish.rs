@@ -73,11 +73,15 @@ impl Finisher {
                     // Monotone, so that to clip after it is enough, at what it makes of the bounds.
                     let bounds = q.bounds.map(|steps| nearest(clamped(steps * rescale.ratio, rescale.bounds)) as f32);
                     let placed = Placed::new(bounds, rescale.zero);
+                    let small = q.largest < LARGEST_ROUNDED && q.largest * f64::from(rescale.ratio) < LARGEST;
+                    let clip_again = Clip { lo: bounds[0], hi: bounds[1] };
                     let again = |t: V| t.add(shift).sub(shift).mul(ratio);
                     match activation {
-                        Some(activation) => self.activated(&panel, activation, again, placed),
-                        None if q.largest < LARGEST_ROUNDED => self.clamped(&panel, again, placed),
-                        None => self.clamped(&panel, |t: V| again(clip.apply(t)), placed),
+                        Some(activation) => {
+                            self.activated(&panel, activation, |t: V| clip_again.apply(again(t)), placed);
+                        }
+                        None if small => self.clamped(&panel, again, placed),
+                        None => self.clamped(&panel, |t: V| clip_again.apply(again(clip.apply(t))), placed),
                     }
                 }
                 (_, activation) => {

@@ -233,6 +233,21 @@ fn forms_of_a_convolution_give_the_same_and_have_names() {
 }
 
 #[test]
+fn steep_tables_saturate() {
+    let [_, window, ..] = WINDOWS;
+    for (i, steep) in [1.3e-3, 1.3e-6, 1.3e-8].into_iter().enumerate() {
+        for activation in [Activation::None, Activation::Relu, Activation::LeakyRelu { alpha: 0.5 }] {
+            let mut kernel = conv(window, [13, 16, 1], i % 2 == 0, 0);
+            kernel.activation = activation;
+            let then = ByteScale { scale: steep, ..kernel.from };
+            kernel.table = Some(Table::new(&kernel.to.numbers(), kernel.to, then));
+            assert!(kernel.table.as_ref().is_some_and(|table| table.rescale().is_some()));
+            check_conv(kernel, &map(0, [1, 13, 6, 7], 0, 0), map(1, [1, 16, 6, 7], 0, 0));
+        }
+    }
+}
+
+#[test]
 fn convolutions_of_groups_give_the_twins_bytes() {
     for (i, window) in WINDOWS.into_iter().enumerate() {
         for [inputs, outputs, groups] in [[6, 4, 2], [5, 10, 5], [40, 34, 2], [12, 21, 3]] {
