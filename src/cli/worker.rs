@@ -8,7 +8,6 @@
 //! - `rss` → `{"ev":"rss","peak_rss_kb":…,"rss_kb":…}`
 //! - `quit`
 
-use std::borrow::Cow;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -93,8 +92,7 @@ fn dump(session: &mut Session, dir: &Path) -> Result<Value, CliError> {
         let file = dir.join(format!("out{i}.f32"));
         let write = || -> std::io::Result<()> {
             let mut out = BufWriter::new(std::fs::File::create(&file)?);
-            let values = tensor.as_f32().map_or_else(|| Cow::Owned(tensor.to_f32()), Cow::Borrowed);
-            values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?;
+            tensor.f32_values().iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?;
             out.flush()
         };
         write().map_err(|e| CliError::Runtime(format!("cannot write {}: {e}", file.display())))?;

@@ -186,10 +186,7 @@ impl CpuSession {
     pub fn write_tensor(&mut self, index: usize, tensor: &Tensor) -> Result<(), String> {
         match self.plan.host.input(index, tensor)? {
             Some((place, tensor)) => self.host[place] = Some(tensor),
-            None => match tensor.as_f32() {
-                Some(values) => self.write_input(index, values),
-                None => self.write_input(index, &tensor.to_f32()),
-            },
+            None => self.write_input(index, &tensor.f32_values()),
         }
         Ok(())
     }

@@ -234,18 +234,11 @@ impl GpuSession {
             lock(&self.host).tensors[place] = Some(tensor);
             return Ok(());
         }
-        let converted;
-        let dense = match tensor.as_f32() {
-            Some(values) => values,
-            None => {
-                converted = tensor.to_f32();
-                &converted
-            }
-        };
+        let dense = tensor.f32_values();
         let mut images = lock(&self.images);
         let image = &mut images[index];
         image.resize(self.plan.buffer(view.buffer).len_elements, 0.0);
-        scatter(dense, view, image);
+        scatter(&dense, view, image);
         let buffer = self.buffer(view.buffer);
         match self.precision {
             Precision::F32 => self.gpu.write(buffer, 0, bytemuck::cast_slice(image)),

@@ -1,5 +1,6 @@
 //! Dense host tensors: what files hold, what `run` takes and gives, what constants are.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -172,6 +173,11 @@ impl Tensor {
             TensorElements::I8(v) => v.iter().map(|&x| f32::from(x)).collect(),
             TensorElements::Bool(v) => v.iter().map(|&x| f32::from(u8::from(x))).collect(),
         }
+    }
+
+    /// All values as f32, without a copy where the tensor is f32.
+    pub fn f32_values(&self) -> Cow<'_, [f32]> {
+        self.as_f32().map_or_else(|| Cow::Owned(self.to_f32()), Cow::Borrowed)
     }
 
     /// All values as i64; fractions are cut off.

@@ -264,9 +264,7 @@ impl Gather<'_> {
             }
         }
     }
-}
 
-impl Gather<'_> {
     /// The pixels of one line, column by column; `copy_8` makes eight inputs of bytes.
     #[inline(always)]
     unsafe fn columns<T>(

@@ -34,23 +34,27 @@ pub fn prepare_conv(conv: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn Fa
 
 /// Every fast form of a convolution, first the one that [`prepare_conv`] takes.
 pub fn conv_forms(conv: &ByteConv, step: &Step, isa: Isa) -> Vec<Box<dyn FastKernel>> {
-    let dot = dot_of(conv, isa);
-    let other = || -> Option<Box<dyn FastKernel>> {
-        let (src, dst) = maps(step)?;
-        let winograd = WinogradFast::new(conv, src, dst, isa, dot)?;
-        match winograd.pays() {
-            true => Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?)),
-            false => Some(Box::new(winograd)),
-        }
+    let Some((src, dst)) = maps(step).filter(|_| conv.groups == 1) else {
+        return prepare_conv(conv, step, isa).into_iter().collect();
     };
-    prepare_conv_by(dot, conv, step, isa).into_iter().chain(other()).collect()
+    let dot = dot_of(conv, isa);
+    let mut forms: Vec<Box<dyn FastKernel>> = Vec::new();
+    forms.extend(DenseFast::new(conv, src, dst, isa, dot).map(|form| Box::new(form) as Box<dyn FastKernel>));
+    forms.extend(WinogradFast::new(conv, src, dst, isa, dot).map(|form| Box::new(form) as Box<dyn FastKernel>));
+    if WinogradFast::pays(&src, &dst) {
+        forms.reverse();
+    }
+    forms
 }
 
 /// The fast form with sums by a kernel, which must take the weights. Depthwise ones have a kernel of their own.
 fn prepare_conv_by(dot: DotKernel, conv: &ByteConv, step: &Step, isa: Isa) -> Option<Box<dyn FastKernel>> {
     let (src, dst) = maps(step)?;
     if conv.groups == 1 {
-        if let Some(winograd) = WinogradFast::new(conv, src, dst, isa, dot).filter(WinogradFast::pays) {
+        // Asked first: filters are not transformed for nothing.
+        if WinogradFast::pays(&src, &dst)
+            && let Some(winograd) = WinogradFast::new(conv, src, dst, isa, dot)
+        {
             return Some(Box::new(winograd));
         }
         return Some(Box::new(DenseFast::new(conv, src, dst, isa, dot)?));

@@ -27,6 +27,8 @@ const IN: usize = OUT + 2;
 const POINTS: usize = IN * IN;
 /// The point that all outputs take once: row 1 and column 1 of the transformed tile.
 const SHARED_POINT: usize = IN + 1;
+/// What the sums of the others start with.
+const NO_START: [i32; CHANNELS] = [0; CHANNELS];
 /// Transformed inputs of the tiles that are worked on together.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Most of these tiles: their products with a panel of filters stay in a cache.
@@ -55,9 +57,8 @@ pub struct WinogradFast {
     zeros: Vec<u8>,
     /// `[panel][point]` and then as [`Inputs`] says.
     weights: Aligned,
-    /// Four times what sums start with, padded to whole panels; and zeros for the points that do not have it.
+    /// Four times what sums start with, padded to whole panels.
     start: Vec<i32>,
-    no_start: [i32; CHANNELS],
     finisher: Finisher,
     /// Tiles down and across.
     tiles: [usize; 2],
@@ -85,10 +86,7 @@ impl WinogradFast {
         if !fits || kernel.inputs != Inputs::Pairs || ins == 0 || conv.weights.len() != outs * ins * 9 {
             return None;
         }
-        // Inputs less the zero point are at most 255.
-        let largest =
-            conv.weights.chunks_exact(ins * 9).map(|f| f.iter().map(|w| i64::from(w.abs())).sum::<i64>()).max()?;
-        if conv.bias.len() != outs || largest * 255 * 4 > i64::from(i32::MAX) {
+        if conv.bias.len() != outs || conv.largest_sums().max()? * 4 > i64::from(i32::MAX) {
             return None;
         }
         let panels = outs.div_ceil(CHANNELS);
@@ -113,7 +111,6 @@ impl WinogradFast {
             zeros: vec![conv.from.zero as u8; ins + LANES],
             weights,
             start: start_of(conv, conv.from.zero).iter().map(|s| s.wrapping_mul(4)).collect(),
-            no_start: [0; CHANNELS],
             finisher: Finisher::new(conv.requantise()),
             tiles: [dst.height.div_ceil(OUT), dst.width.div_ceil(OUT)],
             macs: (dst.batch * dst.height * dst.width * outs * ins * 9) as u64,
@@ -122,11 +119,11 @@ impl WinogradFast {
 
     /// Whether this takes clearly fewer instructions than the direct sum, by rough counts: 8/3 for sixteen products of
     /// pairs, a hundred for each sixteen channels of a tile that are transformed.
-    pub fn pays(&self) -> bool {
-        let (ins, outs) = (self.src.channels, self.start.len());
-        let tiles = self.tiles[0] * self.tiles[1];
+    pub fn pays(src: &FeatureMap, dst: &FeatureMap) -> bool {
+        let (ins, outs) = (src.channels, dst.channels.next_multiple_of(CHANNELS));
+        let tiles = dst.height.div_ceil(OUT) * dst.width.div_ceil(OUT);
         let here = tiles * (POINTS * ins * outs / 6 + 6 * (ins.next_multiple_of(LANES) + outs));
-        let direct = self.dst.height * self.dst.width * 9 * ins * outs / 6;
+        let direct = dst.height * dst.width * 9 * ins * outs / 6;
         here * 10 < direct * 9
     }
 
@@ -218,7 +215,7 @@ impl Work for Part<'_> {
             scratch = Aligned::zeros(needed);
         }
         let inputs = scratch.as_mut_ptr().cast::<i16>();
-        let products = scratch.as_mut_ptr().wrapping_add(inputs_len).cast::<i32>();
+        let products = inputs.wrapping_add(2 * inputs_len).cast::<i32>();
         let sums = products.wrapping_add(products_len);
         let mut places = [std::ptr::null_mut(); BLOCK_TILES * OUT * OUT];
         let mut first = self.tiles.start;
@@ -338,7 +335,7 @@ impl Part<'_> {
         let is_half = conv.dst.channels - panel * CHANNELS <= CHANNELS / 2;
         let kernel = if is_half { conv.kernel.half } else { conv.kernel.whole };
         for point in 0..POINTS {
-            let start = if point == SHARED_POINT { &conv.start[panel * CHANNELS..] } else { &conv.no_start[..] };
+            let start = if point == SHARED_POINT { &conv.start[panel * CHANNELS..] } else { &NO_START[..] };
             let weights = &weights[(panel * POINTS + point) * point_len..][..point_len];
             for tile in (0..tiles).step_by(rows) {
                 let arguments = DotArguments {

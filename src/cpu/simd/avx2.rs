@@ -116,22 +116,14 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn store_bytes_with(self, next: Self, to: *mut u8) {
         // Within halves of a register; what is saturated is beyond a byte's bounds anyway.
-        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(next.0));
-        let low = _mm256_and_si256(words, _mm256_set1_epi16(0xFF));
-        let bytes = _mm256_packus_epi16(low, low);
-        let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
-        _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
+        store_low_bytes(_mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(next.0)), to);
     }
     #[inline(always)]
     unsafe fn store_steps_with(self, next: Self, [least, most]: [i16; 2], zero: i16, to: *mut u8) {
         // What is not a number becomes the least i32.
         let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(next.0));
         let words = _mm256_min_epi16(_mm256_max_epi16(words, _mm256_set1_epi16(least)), _mm256_set1_epi16(most));
-        let words = _mm256_add_epi16(words, _mm256_set1_epi16(zero));
-        let low = _mm256_and_si256(words, _mm256_set1_epi16(0xFF));
-        let bytes = _mm256_packus_epi16(low, low);
-        let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
-        _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
+        store_low_bytes(_mm256_add_epi16(words, _mm256_set1_epi16(zero)), to);
     }
     #[inline(always)]
     unsafe fn widen_16<const SIGNED: bool>(from: *const u8, to: *mut i16) {
@@ -157,6 +149,15 @@ impl Vector for Avx2 {
         let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
         _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
     }
+}
+
+/// The low bytes of sixteen words as packs_epi32 leaves them: the first and second vector in turns, within halves.
+#[inline(always)]
+unsafe fn store_low_bytes(words: __m256i, to: *mut u8) {
+    let low = _mm256_and_si256(words, _mm256_set1_epi16(0xFF));
+    let bytes = _mm256_packus_epi16(low, low);
+    let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+    _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
 }
 
 /// # Safety

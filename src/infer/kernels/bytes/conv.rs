@@ -58,6 +58,12 @@ impl ByteConv {
         self.groups == self.bias.len() && self.weights.len() == self.groups * self.window.taps()
     }
 
+    /// What the sums of each output channel are at most, without their sign: inputs less the zero point are within ±255.
+    pub fn largest_sums(&self) -> impl Iterator<Item = i64> + '_ {
+        let per_channel = (self.weights.len() / self.bias.len().max(1)).max(1);
+        self.weights.chunks(per_channel).map(|f| 255 * f.iter().map(|w| i64::from(w.abs())).sum::<i64>())
+    }
+
     /// The factors of sums.
     pub fn requantise(&self) -> Requantise {
         let clamp = self.to.clamp(self.activation);
@@ -69,11 +75,8 @@ impl ByteConv {
         };
         let factors: Vec<f32> = self.weight_scales.iter().map(factor).collect();
         let offsets: Vec<f32> = self.bias.iter().map(|b| (f64::from(*b) / step) as f32).collect();
-        // Inputs less the zero point are at most 255.
-        let filters = self.weights.chunks((self.weights.len() / factors.len().max(1)).max(1));
-        let sums = filters.map(|filter| 255.0 * filter.iter().map(|w| f64::from(w.abs())).sum::<f64>());
-        let steps =
-            sums.zip(factors.iter().zip(&offsets)).map(|(sum, (f, o))| sum * f64::from(*f).abs() + f64::from(*o).abs());
+        let numbers = factors.iter().zip(&offsets).map(|(f, o)| (f64::from(*f).abs(), f64::from(*o).abs()));
+        let steps = self.largest_sums().zip(numbers).map(|(sum, (f, o))| sum as f64 * f + o);
         Requantise {
             largest: steps.fold(0.0, f64::max),
             factors,
