@@ -224,15 +224,17 @@ impl Session {
         let isa = Isa::detect();
         let (plan, planning) = model.plan(Target::CPU)?;
         notes.extend(planning);
-        let is_lean = matches!(model, Cow::Owned(_)) && !options.tune;
+        let is_lean = matches!(model, Cow::Owned(_));
         drop(model);
-        let mut cpu = match is_lean {
-            true => CpuSession::new_lean(plan, isa, threads)?,
-            false => CpuSession::new(plan, isa, threads)?,
+        let cpu = match (options.tune, is_lean) {
+            (true, _) => {
+                let (cpu, mut measured) = CpuSession::tuned(plan, isa, threads)?;
+                notes.append(&mut measured);
+                cpu
+            }
+            (false, true) => CpuSession::new_lean(plan, isa, threads)?,
+            (false, false) => CpuSession::new(plan, isa, threads)?,
         };
-        if options.tune {
-            notes.append(&mut cpu.tune(isa, threads));
-        }
         Ok(Session {
             engine: Engine::Cpu(Box::new(cpu)),
             adapter: crate::cpu::processor_name(isa),

@@ -144,14 +144,16 @@ pub fn run(args: &Args) -> Result<(), CliError> {
 /// Names of the kernels that run the steps on the CPU; prints what `--tune` measured.
 fn cpu_kernels(plan: &Plan, common: &Common) -> Result<Vec<String>, CliError> {
     let (isa, threads) = (Isa::detect(), common.session_options().threads_or_cores());
-    let mut session = CpuSession::new(plan.clone(), isa, threads).map_err(eyas::Error::from)?;
-    if common.tune {
-        let measured = session.tune(isa, threads);
+    let session = if common.tune {
+        let (session, measured) = CpuSession::tuned(plan.clone(), isa, threads).map_err(eyas::Error::from)?;
         print_line(&format!("\nmeasure kernels: {} anew", measured.len()))?;
         for note in &measured {
             print_line(&format!("    {note}"))?;
         }
-    }
+        session
+    } else {
+        CpuSession::new(plan.clone(), isa, threads).map_err(eyas::Error::from)?
+    };
     Ok((0..plan.steps.len()).map(|step| session.step_label(step)).collect())
 }
 

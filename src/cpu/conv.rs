@@ -12,6 +12,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::chain::{ByRows, RowMaps, RowShape};
 use super::packed::{self, Packed};
 use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TILE_MAX, TileArguments, TileBuffer};
 use super::simd::{self, Aligned};
@@ -19,7 +20,7 @@ use super::winograd::Winograd;
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::conv::{Conv, Residual, Window};
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use span::{Span, Spans};
 
@@ -179,6 +180,12 @@ pub(super) struct Maps {
 // SAFETY: the threads read what the step only reads, and write different elements.
 unsafe impl Sync for Maps {}
 
+impl From<RowMaps> for Maps {
+    fn from(maps: RowMaps) -> Maps {
+        Maps { src: maps.src.cast(), dst: maps.dst.cast(), residual: maps.residual.cast() }
+    }
+}
+
 impl Maps {
     /// The maps of a windowed step.
     pub fn new(step: &Step, memory: &super::Memory, residual: bool) -> Maps {
@@ -284,6 +291,42 @@ impl ConvFast {
                     // SAFETY: as above; the pixels are inside dst and the residual.
                     unsafe { (self.kernels.finish)(&finish) };
                 }
+            }
+        }
+    }
+
+    /// Computes some panels for some output pixels, counted through the batch.
+    ///
+    /// # Safety
+    /// The maps must be as `prepare` saw them.
+    unsafe fn run_pixels(&self, maps: Maps, pixels: Range<usize>, panels: &[Panel]) {
+        if !matches!(self.spans, Spans::Whole) {
+            // SAFETY: by contract.
+            unsafe { self.run_tiles(maps, pixels.start, pixels.len(), 1, panels) };
+            return;
+        }
+        let residual = self.residual.as_ref().map_or(0, |map| map.pixel_stride);
+        let span = Span {
+            src: maps.src.wrapping_add(pixels.start * self.src.pixel_stride),
+            src_step: self.src.pixel_stride,
+            dst: maps.dst.wrapping_add(pixels.start * self.dst.pixel_stride),
+            residual: (maps.residual.wrapping_add(pixels.start * residual), residual),
+            count: pixels.len(),
+        };
+        // SAFETY: by contract.
+        unsafe { self.run_span(&span, &[0], self.src.channels, panels) };
+    }
+
+    /// Computes some panels for some output rows, counted through the batch.
+    ///
+    /// # Safety
+    /// The maps must be as `prepare` saw them, as far as the rows and their windows go.
+    unsafe fn run_some_rows(&self, maps: Maps, rows: Range<usize>, panels: &[Panel]) {
+        // SAFETY: by contract.
+        unsafe {
+            match &self.spans {
+                Spans::Rows { offsets, run_len } => self.run_row_spans(maps, rows, (offsets, *run_len), panels),
+                _ => self.run_pixels(maps, rows.start * self.dst.width..rows.end * self.dst.width, panels),
             }
         }
     }
@@ -437,35 +480,46 @@ impl FastKernel for ConvFast {
         assert_eq!(maps, Some((self.src, self.dst, self.residual)), "not the step that the kernel was prepared for");
         let maps = Maps::new(step, memory, self.residual.is_some());
         let threads = threads::useful_threads(self.macs);
-        let (tall, pixels) = (self.kernels.tallest(), self.dst.batch * self.dst.height * self.dst.width);
-        let units = match self.spans {
-            Spans::Rows { .. } => self.dst.batch * self.dst.height,
-            _ => pixels.div_ceil(tall),
-        };
+        let tall = self.kernels.tallest();
+        let (rows, pixels) = (self.dst.batch * self.dst.height, self.dst.batch * self.dst.height * self.dst.width);
+        let by_rows = matches!(self.spans, Spans::Rows { .. });
+        let units = if by_rows { rows } else { pixels.div_ceil(tall) };
         let chunks = if threads == 1 { 1 } else { units.min(4 * threads) };
         let groups = self.groups(if threads == 1 { 1 } else { (2 * threads).div_ceil(chunks) });
         threads::share(threads, groups * chunks, |task| {
             let panels = &self.panels[threads::part(self.panels.len(), groups, task / chunks)];
             let units = threads::part(units, chunks, task % chunks);
-            let (first, end) = (units.start * tall, (units.end * tall).min(pixels));
             // SAFETY: the maps are those of `prepare`; tasks write different pixels or channels.
             unsafe {
-                match &self.spans {
-                    Spans::Rows { offsets, run_len } => self.run_rows(maps, units, (offsets, *run_len), panels),
-                    Spans::Whole => {
-                        let residual = self.residual.as_ref().map_or(0, |map| map.pixel_stride);
-                        let span = Span {
-                            src: maps.src.wrapping_add(first * self.src.pixel_stride),
-                            src_step: self.src.pixel_stride,
-                            dst: maps.dst.wrapping_add(first * self.dst.pixel_stride),
-                            residual: (maps.residual.wrapping_add(first * residual), residual),
-                            count: end - first,
-                        };
-                        self.run_span(&span, &[0], self.src.channels, panels);
-                    }
-                    Spans::None => self.run_tiles(maps, first, end - first, 1, panels),
+                if by_rows {
+                    self.run_some_rows(maps, units, panels);
+                } else {
+                    self.run_pixels(maps, units.start * tall..(units.end * tall).min(pixels), panels);
                 }
             }
         });
+    }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        // Weights that do not stay in a cache would be read again for every few rows.
+        (self.groups(1) == 1).then_some(self)
+    }
+}
+
+impl ByRows for ConvFast {
+    fn shape(&self) -> RowShape {
+        RowShape {
+            src: self.src,
+            dst: self.dst,
+            window: self.window,
+            grain: 1,
+            element: Element::F32,
+            macs: self.macs,
+        }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        // SAFETY: by contract.
+        unsafe { self.run_some_rows(maps.into(), rows, &self.panels) };
     }
 }

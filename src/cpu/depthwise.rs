@@ -8,6 +8,7 @@ mod square;
 
 use std::ops::Range;
 
+use super::chain::{ByRows, RowMaps, RowShape};
 use super::conv::{Maps, distance, taps_inside, windowed_maps};
 use super::simd::tile::{Epilogue, Finish, Kernels};
 use super::simd::{self, Aligned, Vector, Work, load, store};
@@ -15,7 +16,7 @@ use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::conv::Window;
 use crate::infer::kernels::depthwise::Depthwise;
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 
 /// Pixels of the widest register tile in one row.
@@ -107,15 +108,41 @@ impl FastKernel for DepthwiseFast {
         let threads = threads::useful_threads(self.macs);
         let chunks = if threads == 1 { 1 } else { rows.min(4 * threads) };
         threads::share(threads, chunks, |chunk| {
-            let rows = Rows { depthwise: self, maps, rows: threads::part(rows, chunks, chunk) };
-            match (self.window.kernel, self.window.stride, self.window.dilation) {
-                ([3, 3], [1, 1], [1, 1]) => simd::run(self.isa, Unrolled::<3, 1>(rows)),
-                ([3, 3], [2, 2], [1, 1]) => simd::run(self.isa, Unrolled::<3, 2>(rows)),
-                ([5, 5], [1, 1], [1, 1]) => simd::run(self.isa, Unrolled::<5, 1>(rows)),
-                ([5, 5], [2, 2], [1, 1]) => simd::run(self.isa, Unrolled::<5, 2>(rows)),
-                _ => rows.tap_by_tap(),
-            }
+            self.compute(Rows { depthwise: self, maps, rows: threads::part(rows, chunks, chunk) });
         });
+    }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        Some(self)
+    }
+}
+
+impl DepthwiseFast {
+    fn compute(&self, rows: Rows<'_>) {
+        match (self.window.kernel, self.window.stride, self.window.dilation) {
+            ([3, 3], [1, 1], [1, 1]) => simd::run(self.isa, Unrolled::<3, 1>(rows)),
+            ([3, 3], [2, 2], [1, 1]) => simd::run(self.isa, Unrolled::<3, 2>(rows)),
+            ([5, 5], [1, 1], [1, 1]) => simd::run(self.isa, Unrolled::<5, 1>(rows)),
+            ([5, 5], [2, 2], [1, 1]) => simd::run(self.isa, Unrolled::<5, 2>(rows)),
+            _ => rows.tap_by_tap(),
+        }
+    }
+}
+
+impl ByRows for DepthwiseFast {
+    fn shape(&self) -> RowShape {
+        RowShape {
+            src: self.src,
+            dst: self.dst,
+            window: self.window,
+            grain: 1,
+            element: Element::F32,
+            macs: self.macs,
+        }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        self.compute(Rows { depthwise: self, maps: maps.into(), rows });
     }
 }
 
@@ -220,7 +247,7 @@ impl Rows<'_> {
             for ky in down.clone() {
                 for kx in across.clone() {
                     let (sy, sx) = (y * stride_y + ky * step_y - top, x * stride_x + kx * step_x - left);
-                    let from = self.maps.src.add(distance(&d.src, n, sy, sx) + c);
+                    let from = self.maps.src.wrapping_add(distance(&d.src, n, sy, sx) + c);
                     let weights = d.weights.as_ptr().add((ky * d.window.kernel[1] + kx) * d.width + c);
                     for (v, sum) in sums.iter_mut().enumerate() {
                         let at = v * V::LANES;

@@ -2,6 +2,7 @@
 
 pub(crate) mod blocks;
 pub mod bytes;
+pub mod chain;
 pub mod conv;
 pub mod copy;
 pub mod depthwise;

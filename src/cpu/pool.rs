@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::blocks::Shared;
+use super::chain::{ByRows, RowMaps, RowShape};
 use super::conv::{distance, taps_inside};
 use super::simd::{self, Vector, Work, load, store};
 use super::{Isa, Memory, threads};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::pool::{Pool, PoolKind};
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 
 /// Vectors of channels that are pooled together.
@@ -65,6 +66,29 @@ impl FastKernel for PoolFast {
             let rows = threads::part(rows, by_rows, task % by_rows);
             simd::run(self.isa, Rows { pool: self, src: src.0, dst: dst.0, rows, channels });
         });
+    }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        Some(self)
+    }
+}
+
+impl ByRows for PoolFast {
+    fn shape(&self) -> RowShape {
+        let elements = self.dst.height * self.dst.width * self.dst.channels;
+        RowShape {
+            src: self.src,
+            dst: self.dst,
+            window: self.kernel.window,
+            grain: 1,
+            element: Element::F32,
+            macs: (elements * self.kernel.window.taps()) as u64,
+        }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        let channels = 0..self.dst.channels;
+        simd::run(self.isa, Rows { pool: self, src: maps.src.cast(), dst: maps.dst.cast(), rows, channels });
     }
 }
 
@@ -190,7 +214,7 @@ impl Rows<'_> {
                 for kx in across.clone() {
                     let sy = y * window.stride[0] + ky * window.dilation[0] - window.pads[0];
                     let sx = x * window.stride[1] + kx * window.dilation[1] - window.pads[1];
-                    let from = self.src.add(distance(&p.src, n, sy, sx) + c);
+                    let from = self.src.wrapping_add(distance(&p.src, n, sy, sx) + c);
                     for (v, value) in values.iter_mut().enumerate() {
                         let seen = load::<V>(from.add(v * V::LANES), partial);
                         *value = if max { value.max(seen) } else { value.add(seen) };

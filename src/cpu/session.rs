@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::chain::Chain;
 use super::team::Team;
 use super::tune::Tuning;
 use super::{Isa, Memory};
@@ -60,10 +61,12 @@ pub type OutputPlaced<'a> = (Cow<'a, [f32]>, Cow<'a, View>);
 
 /// A plan ready to run: memory allocated, weights packed, threads waiting.
 pub struct CpuSession {
-    plan: Arc<Plan>,
+    plan: Plan,
     memory: Memory,
     /// Per step, where there is something faster than the twin.
     fast: Vec<Option<Box<dyn FastKernel>>>,
+    /// In the order of their steps.
+    chains: Vec<Chain>,
     /// `None` for one thread: everything runs on the caller's.
     team: Option<Team>,
     /// The plan's [`crate::infer::plan::step::HostValues`].
@@ -88,19 +91,32 @@ impl CpuSession {
         CpuSession::prepare(plan, isa, threads, true)
     }
 
-    fn prepare(mut plan: Plan, isa: Isa, threads: usize, is_lean: bool) -> Result<CpuSession, CpuError> {
-        let arena = plan_arena(&plan);
-        let needed_bytes = arena.len_words.saturating_mul(size_of::<f32>());
+    /// As [`CpuSession::new`], with the form for each step that is the fastest by what the user's cache folder holds and by
+    /// measuring; what was measured is kept there. Also gives a line for each measurement.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tuned(plan: Plan, isa: Isa, threads: usize) -> Result<(CpuSession, Vec<String>), CpuError> {
+        let mut session = CpuSession::with_kernels(plan, isa, threads, false)?;
+        session.allocate();
+        let notes = session.tune(isa, threads);
+        session.join_chains();
+        session.allocate();
+        Ok((session, notes))
+    }
+
+    fn prepare(plan: Plan, isa: Isa, threads: usize, is_lean: bool) -> Result<CpuSession, CpuError> {
+        let mut session = CpuSession::with_kernels(plan, isa, threads, is_lean)?;
+        session.join_chains();
+        session.allocate();
+        Ok(session)
+    }
+
+    /// All but the memory.
+    fn with_kernels(mut plan: Plan, isa: Isa, threads: usize, is_lean: bool) -> Result<CpuSession, CpuError> {
+        let needed_bytes = plan_arena(&plan).len_words.saturating_mul(size_of::<f32>());
         if needed_bytes > MEMORY_LIMIT_BYTES {
             return Err(CpuError::TooLarge { needed_bytes, limit_bytes: MEMORY_LIMIT_BYTES });
-        }
-        let mut memory = Memory::new(arena.len_words, arena.spans);
-        for (i, buffer) in plan.buffers.iter().enumerate() {
-            if let BufferKind::Constant(tensor) = &buffer.kind {
-                for (cell, value) in memory.cells(BufferId(i)).iter().zip(tensor.to_f32()) {
-                    cell.set(value);
-                }
-            }
         }
         let team = if threads > 1 {
             Some(Team::new(threads).map_err(|e| CpuError::Threads { threads, why: e.to_string() })?)
@@ -130,12 +146,29 @@ impl CpuSession {
         let (steps, fast) = prepared.unzip();
         plan.steps = steps;
         let host = vec![None; plan.host.count];
-        Ok(CpuSession { plan: Arc::new(plan), memory, fast, team, host })
+        let memory = Memory::new(0, vec![(0, 0); plan.buffers.len()]);
+        Ok(CpuSession { plan, memory, fast, chains: Vec::new(), team, host })
     }
 
-    /// Takes for each step the form that is the fastest by what the user's cache folder holds and by measuring, and keeps what
-    /// was measured there. Gives a line for each measurement. The session must be new: buffers are overwritten.
-    pub fn tune(&mut self, isa: Isa, threads: usize) -> Vec<String> {
+    fn join_chains(&mut self) {
+        self.chains = Chain::find(&mut self.plan, &self.fast);
+    }
+
+    /// Gives the plan its memory, and constants their values.
+    fn allocate(&mut self) {
+        let CpuSession { plan, memory, .. } = self;
+        let arena = plan_arena(plan);
+        *memory = Memory::new(arena.len_words, arena.spans);
+        for (i, buffer) in plan.buffers.iter().enumerate() {
+            if let BufferKind::Constant(tensor) = &buffer.kind {
+                for (cell, value) in memory.cells(BufferId(i)).iter().zip(tensor.to_f32()) {
+                    cell.set(value);
+                }
+            }
+        }
+    }
+
+    fn tune(&mut self, isa: Isa, threads: usize) -> Vec<String> {
         let mut tuning = Tuning::of_user(isa, threads);
         let CpuSession { plan, memory, fast, team, .. } = self;
         let mut walk = || {
@@ -162,11 +195,13 @@ impl CpuSession {
         &self.plan
     }
 
-    /// Name of what runs each step, for profiles.
+    /// Name of what runs each step, for profiles. Steps of a chain say so, and how many rows go at a time.
     pub fn step_label(&self, step: usize) -> String {
-        match &self.fast[step] {
-            Some(fast) => fast.label(),
-            None => format!("{}_twin", self.plan.steps[step].kernel.label()),
+        let chained = self.chains.iter().find(|chain| chain.steps.contains(&step));
+        match (&self.fast[step], chained) {
+            (Some(fast), Some(chain)) => format!("{}_{}", fast.label(), chain.label()),
+            (Some(fast), None) => fast.label(),
+            (None, _) => format!("{}_twin", self.plan.steps[step].kernel.label()),
         }
     }
 
@@ -246,25 +281,36 @@ impl CpuSession {
     /// # Errors
     /// When a step on host tensors cannot work with the values that it gets.
     pub fn run(&mut self) -> Result<(), CpuError> {
-        self.run_with(|_, _| {})
+        self.run_with(None)
     }
 
-    /// One inference that reports each step's duration in milliseconds.
+    /// One inference that reports each step's duration in milliseconds. The time of a chain is divided among its steps as
+    /// they took it on all threads together.
     ///
     /// # Errors
     /// As [`CpuSession::run`].
     pub fn run_profiled(&mut self) -> Result<Vec<f64>, CpuError> {
         let mut times_ms = vec![0.0; self.plan.steps.len()];
-        self.run_with(|step, ms| times_ms[step] = ms)?;
+        self.run_with(Some(&mut times_ms))?;
         Ok(times_ms)
     }
 
-    fn run_with(&mut self, mut report: impl FnMut(usize, f64) + Send) -> Result<(), CpuError> {
-        let CpuSession { plan, memory, fast, team, host } = self;
+    fn run_with(&mut self, mut times_ms: Option<&mut [f64]>) -> Result<(), CpuError> {
+        let CpuSession { plan, memory, fast, chains, team, host } = self;
         let mut walk = || {
-            for (i, step) in plan.steps.iter().enumerate() {
-                let start = Instant::now();
-                match &fast[i] {
+            let mut chains = chains.iter().peekable();
+            let mut at = 0;
+            while at < plan.steps.len() {
+                if let Some(chain) = chains.next_if(|chain| chain.steps.start == at) {
+                    at = chain.steps.end;
+                    match &mut times_ms {
+                        Some(times_ms) => chain.run_profiled(&plan.steps, fast, memory, times_ms),
+                        None => chain.run(&plan.steps, fast, memory, None),
+                    }
+                    continue;
+                }
+                let (start, step) = (Instant::now(), &plan.steps[at]);
+                match &fast[at] {
                     Some(kernel) => kernel.run(step, memory),
                     None => {
                         let ids: Vec<BufferId> = step.reads.iter().chain(&step.writes).map(|v| v.buffer).collect();
@@ -276,7 +322,10 @@ impl CpuSession {
                         }
                     }
                 }
-                report(i, start.elapsed().as_secs_f64() * 1e3);
+                if let Some(times_ms) = &mut times_ms {
+                    times_ms[at] = start.elapsed().as_secs_f64() * 1e3;
+                }
+                at += 1;
             }
             Ok(())
         };

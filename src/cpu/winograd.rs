@@ -17,14 +17,15 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::chain::{ByRows, RowMaps, RowShape};
 use super::conv::{Maps, distance, windowed_maps};
 use super::packed::{self, Packed};
 use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TileArguments, TileKernel};
 use super::simd::{self, Aligned, Vector, Work, load, store};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
-use crate::infer::kernels::conv::Conv;
-use crate::infer::plan::step::Step;
+use crate::infer::kernels::conv::{Conv, Window};
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use filters::{GROUP_POINTS, GROUPS, TransformPanel};
 
@@ -198,6 +199,33 @@ impl FastKernel for Winograd {
             simd::run(self.isa, Part { winograd: self, maps, tiles: threads::part(tiles, parts, part) });
         });
     }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        // Filters that are transformed for each block want large ones.
+        (!self.is_lean).then_some(self)
+    }
+}
+
+impl ByRows for Winograd {
+    fn shape(&self) -> RowShape {
+        let [top, left] = self.pads;
+        // Filters are read for each block. It may be half as large as it could be.
+        let rows_of_tiles = self.block().div_ceil(2).div_ceil(self.tiles[1].max(1)).max(1);
+        RowShape {
+            src: self.src,
+            dst: self.dst,
+            window: Window { kernel: [3, 3], stride: [1, 1], pads: [top, left, 0, 0], dilation: [1, 1] },
+            grain: rows_of_tiles * OUT,
+            element: Element::F32,
+            macs: self.macs,
+        }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        let across = self.tiles[1];
+        let tiles = rows.start / OUT * across..rows.end.div_ceil(OUT) * across;
+        simd::run(self.isa, Part { winograd: self, maps: maps.into(), tiles });
+    }
 }
 
 /// Some tiles, counted through the batch.
@@ -213,7 +241,9 @@ impl Work for Part<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let w = self.winograd;
-        let block = w.block().min(self.tiles.len());
+        // Blocks of equal size, of whole tiles of the micro-kernel.
+        let blocks = self.tiles.len().div_ceil(w.block()).max(1);
+        let block = self.tiles.len().div_ceil(blocks).next_multiple_of(w.kernels.tallest()).min(self.tiles.len());
         // Planes of transformed inputs, and of products. A line more than needed: at a power of two they would share
         // the same few sets of the cache.
         let (ins, width) = (w.src.channels, w.width());

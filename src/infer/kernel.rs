@@ -136,6 +136,11 @@ pub trait FastKernel: Debug + Send + Sync {
 
     /// Computes the step. Threads come from the team that this is called in.
     fn run(&self, step: &Step, memory: &crate::cpu::Memory);
+
+    /// The kernel as one that computes some output rows at a time, if it can.
+    fn by_rows(&self) -> Option<&dyn crate::cpu::chain::ByRows> {
+        None
+    }
 }
 
 /// True when the views are of equal shape and lie in memory in the same axis order without gaps between them, so that

@@ -66,7 +66,7 @@ impl ConvFast {
     ///
     /// # Safety
     /// The maps must be as `prepare` saw them.
-    pub(super) unsafe fn run_rows(
+    pub(super) unsafe fn run_row_spans(
         &self,
         maps: Maps,
         rows: Range<usize>,
