@@ -7,6 +7,7 @@
 //! threads meet, both compute the rows that both see.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -18,13 +19,22 @@ use crate::infer::kernels::conv::Window;
 use crate::infer::plan::step::{BufferKind, Element, Plan, Step};
 use crate::infer::plan::view::{BufferId, FeatureMap, View};
 
-/// Bytes that the windows of a chain may have in all: with weights and what comes in and goes out they should stay in a
-/// second-level cache of half a MiB.
-const WINDOWS_BYTES_: usize = 256 << 10;
-fn env(name: &str, or: usize) -> usize { std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or) }
+/// Sizes that decide what becomes a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Maps of no more bytes than this stay in a cache anyway.
+    pub map_bytes: usize,
+    /// Bytes that the windows of a chain may have in all: with weights and what comes in and goes out they should stay in a
+    /// second-level cache of half a MiB.
+    pub windows_bytes: usize,
+    /// Most rows that the last step of a chain computes at a time.
+    pub rows: usize,
+}
 
-/// Most rows that the last step of a chain computes at a time.
-const ROWS_MAX: usize = 16;
+impl Limits {
+    /// What was found to pay.
+    pub const USUAL: Limits = Limits { map_bytes: 256 << 10, windows_bytes: 256 << 10, rows: 16 };
+}
 
 /// Pointers to the feature maps of a step: to where their first element is, or would be if all of the map existed.
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +124,9 @@ thread_local! {
     static WINDOWS: Cell<Aligned> = Cell::default();
 }
 
-/// The buffer between two steps where it is nothing but a dense map that the first writes and the second reads.
-fn between(plan: &Plan, first: &Step, second: &Step) -> Option<BufferId> {
+/// The buffer between a step and the next where it is nothing but a dense map that the first writes and the second reads.
+fn between(plan: &Plan, first: usize) -> Option<BufferId> {
+    let (first, second) = (plan.steps.get(first)?, plan.steps.get(first + 1)?);
     let view = first.writes.first()?;
     let id = view.buffer;
     let map = view.feature_map()?;
@@ -132,37 +143,33 @@ fn between(plan: &Plan, first: &Step, second: &Step) -> Option<BufferId> {
 }
 
 impl Chain {
-    /// The chains of a plan: `fast` are the forms that its steps have. Buffers between the steps of a chain lose their
-    /// elements, all others that they use are live from the first step of the chain to its last.
-    pub fn find(plan: &mut Plan, fast: &[Option<Box<dyn FastKernel>>]) -> Vec<Chain> {
+    /// The chains of a plan that keep the most bytes out of memory: `fast` are the forms that its steps have. Buffers between
+    /// the steps of a chain lose their elements; all others that they use are live from the first step of the chain to its
+    /// last.
+    pub fn find(plan: &mut Plan, fast: &[Option<Box<dyn FastKernel>>], limits: Limits) -> Vec<Chain> {
         let shapes: Vec<Option<RowShape>> = fast
             .iter()
             .map(|fast| fast.as_ref()?.by_rows().map(ByRows::shape).filter(|shape| shape.dst.batch == 1))
             .collect();
-        // The best division of the steps before each: bytes that stay out of memory, and the last chain.
+        // Per number of steps from the start: bytes that the best division of them saves, and its last chain.
         let mut best: Vec<(usize, Option<Chain>)> = vec![(0, None)];
         for end in 1..=shapes.len() {
             let mut here = (best[end - 1].0, None);
-            let mut links = std::collections::VecDeque::new();
-            let mut saved = 0;
+            let (mut links, mut saved) = (VecDeque::new(), 0);
             for first in (0..end).rev() {
                 let Some(shape) = shapes[first] else { break };
-                if env("CH_OFF", 0) == 1 { break; }
-                if let Some(next) = links.front() {
-                    let _: &RowShape = next;
-                    let bytes = shape.dst_row_bytes() * shape.dst.height;
-                    if bytes <= env("CH_WORTH", WINDOWS_BYTES_) || between(plan, &plan.steps[first], &plan.steps[first + 1]).is_none() {
-                        break;
-                    }
-                    saved += bytes;
-                }
                 links.push_front(shape);
-                if links.len() > env("CH_MAX", 99) { break; }
-                if links.len() > 1 {
-                    let Some(chain) = Chain::plan(first..end, links.make_contiguous()) else { break };
-                    if best[first].0 + saved > here.0 {
-                        here = (best[first].0 + saved, Some(chain));
-                    }
+                if first + 1 == end {
+                    continue;
+                }
+                let bytes = shape.dst_row_bytes() * shape.dst.height;
+                if bytes <= limits.map_bytes || between(plan, first).is_none() {
+                    break;
+                }
+                saved += bytes;
+                let Some(chain) = Chain::plan(first..end, links.make_contiguous(), limits) else { break };
+                if best[first].0 + saved > here.0 {
+                    here = (best[first].0 + saved, Some(chain));
                 }
             }
             best.push(here);
@@ -171,7 +178,10 @@ impl Chain {
         let mut end = shapes.len();
         while end > 0 {
             match best[end].1.take() {
-                Some(chain) => { end = chain.steps.start; chains.push(chain); }
+                Some(chain) => {
+                    end = chain.steps.start;
+                    chains.push(chain);
+                }
                 None => end -= 1,
             }
         }
@@ -183,19 +193,19 @@ impl Chain {
     }
 
     /// As many rows at a time as there is room for; `None` where that is too few.
-    fn plan(steps: Range<usize>, shapes: &[RowShape]) -> Option<Chain> {
+    fn plan(steps: Range<usize>, shapes: &[RowShape], limits: Limits) -> Option<Chain> {
         let last = shapes.last()?;
         let grain = last.grain;
-        let most = ROWS_MAX.next_multiple_of(grain).min(last.dst.height.next_multiple_of(grain));
-        (1..=most.min(env("CH_ROWS", 16)).max(grain) / grain).rev().map(|grains| grains * grain).find_map(|rows| {
+        let most = limits.rows.min(last.dst.height).next_multiple_of(grain);
+        (1..=most / grain).rev().map(|grains| grains * grain).find_map(|rows| {
             let mut room = vec![0; shapes.len() - 1];
             let mut wanted = rows;
             for (link, room) in room.iter_mut().enumerate().rev() {
-                wanted = shapes[link + 1].rows_seen(wanted) + shapes[link].grain - 1;
-                *room = wanted.min(shapes[link].dst.height);
+                wanted = (shapes[link + 1].rows_seen(wanted) + shapes[link].grain - 1).min(shapes[link].dst.height);
+                *room = wanted;
             }
             let chain = Chain { steps: steps.clone(), shapes: shapes.to_vec(), room, rows };
-            (chain.windows_bytes() <= env("CH_WIN", WINDOWS_BYTES_)).then_some(chain)
+            (chain.windows_bytes() <= limits.windows_bytes).then_some(chain)
         })
     }
 
@@ -208,10 +218,8 @@ impl Chain {
     }
 
     fn claim(&self, plan: &mut Plan) {
-        let mut inside = Vec::new();
-        for at in self.steps.start..self.steps.end - 1 {
-            inside.extend(between(plan, &plan.steps[at], &plan.steps[at + 1]));
-        }
+        let inside: Vec<BufferId> =
+            (self.steps.start..self.steps.end - 1).filter_map(|first| between(plan, first)).collect();
         let Plan { buffers, steps, .. } = plan;
         for view in steps[self.steps.clone()].iter().flat_map(|step| step.reads.iter().chain(&step.writes)) {
             let buffer = &mut buffers[view.buffer.0];
@@ -248,7 +256,8 @@ impl Chain {
             .zip(&self.shapes)
             .enumerate()
             .map(|(i, (at, shape))| {
-                let kernel = fast[at].as_deref().and_then(FastKernel::by_rows).expect("a chain of kernels that go by rows");
+                let kernel =
+                    fast[at].as_deref().and_then(FastKernel::by_rows).expect("a chain of kernels that go by rows");
                 let step = &steps[at];
                 let place = |is_outside: bool, view: Option<&View>| match view {
                     Some(view) if is_outside => pointer(view, memory, shape.element),

@@ -22,6 +22,7 @@ use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::conv::{Conv, Residual, Window};
 use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
+pub(super) use span::SPAN_BYTES;
 use span::{Span, Spans};
 
 /// Weights that one pass over the pixels uses; they should stay in the second-level cache beside the pixels.
@@ -508,14 +509,7 @@ impl FastKernel for ConvFast {
 
 impl ByRows for ConvFast {
     fn shape(&self) -> RowShape {
-        RowShape {
-            src: self.src,
-            dst: self.dst,
-            window: self.window,
-            grain: 1,
-            element: Element::F32,
-            macs: self.macs,
-        }
+        RowShape { src: self.src, dst: self.dst, window: self.window, grain: 1, element: Element::F32, macs: self.macs }
     }
 
     unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {

@@ -131,14 +131,7 @@ impl DepthwiseFast {
 
 impl ByRows for DepthwiseFast {
     fn shape(&self) -> RowShape {
-        RowShape {
-            src: self.src,
-            dst: self.dst,
-            window: self.window,
-            grain: 1,
-            element: Element::F32,
-            macs: self.macs,
-        }
+        RowShape { src: self.src, dst: self.dst, window: self.window, grain: 1, element: Element::F32, macs: self.macs }
     }
 
     unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::chain::Chain;
+use super::chain::{Chain, Limits};
 use super::team::Team;
 use super::tune::Tuning;
 use super::{Isa, Memory};
@@ -151,7 +151,7 @@ impl CpuSession {
     }
 
     fn join_chains(&mut self) {
-        self.chains = Chain::find(&mut self.plan, &self.fast);
+        self.chains = Chain::find(&mut self.plan, &self.fast, Limits::USUAL);
     }
 
     /// Gives the plan its memory, and constants their values.

@@ -18,9 +18,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::chain::{ByRows, RowMaps, RowShape};
-use super::conv::{Maps, distance, windowed_maps};
+use super::conv::{Maps, SPAN_BYTES, distance, windowed_maps};
 use super::packed::{self, Packed};
-use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, ROWS_MAX, TileArguments, TileKernel};
+use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, SpanArguments};
 use super::simd::{self, Aligned, Vector, Work, load, store};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
@@ -33,16 +33,22 @@ use filters::{GROUP_POINTS, GROUPS, TransformPanel};
 const OUT: usize = 4;
 const IN: usize = OUT + 2;
 const POINTS: usize = IN * IN;
+/// A line between the planes of points: at a power of two they would share the same few sets of the cache.
+const PLANE_GAP: usize = 16;
+/// Where the one run of the micro-kernel starts.
+static NO_OFFSET: usize = 0;
 /// Transformed inputs and products of the tiles that are worked on together.
 const BLOCK_BYTES: usize = 576 << 10;
 /// Filters whose transformed form is larger are transformed for each block, given [`LEAN_TILES`].
-const LEAN_BYTES: usize = 2 << 20;
+const LEAN_BYTES: usize = 1 << 20;
+/// The same where there are at most two blocks: to transform them twice costs little, and they take a quarter of the memory.
+const LEAN_BYTES_OF_FEW: usize = 512 << 10;
 /// Tiles of a block that make up for transforming the filters again.
 const LEAN_TILES: usize = 9;
 /// Tiles of a block then: many, as to transform filters costs as much as to multiply some three tiles with them. The inputs
 /// of a block no longer stay in the second-level cache, but less is read of them than of transformed filters otherwise.
-const LEAN_BLOCK: usize = 48;
-/// With transformed filters larger than this the direct sum is as fast.
+const LEAN_BLOCK: usize = 56;
+/// With kept filters whose transformed form is larger than this the direct sum is as fast.
 const BYTES_MAX: usize = 16 << 20;
 
 thread_local! {
@@ -79,8 +85,10 @@ impl Winograd {
     pub fn new(conv: &Conv, step: &Step, isa: Isa, if_it_pays: bool) -> Option<Winograd> {
         let plan = Self::plan(conv, step, isa).filter(|plan| !if_it_pays || plan.pays())?;
         let bytes = POINTS * plan.src.channels * plan.width() * 4;
-        let is_lean = bytes > LEAN_BYTES && plan.tiles[0] * plan.tiles[1] >= LEAN_TILES;
-        (bytes <= BYTES_MAX).then(|| plan.with_filters(&conv.weights, is_lean))
+        let tiles = plan.tiles[0] * plan.tiles[1];
+        let lean_bytes = if tiles <= 2 * LEAN_BLOCK { LEAN_BYTES_OF_FEW } else { LEAN_BYTES };
+        let is_lean = bytes > lean_bytes && tiles >= LEAN_TILES;
+        (is_lean || bytes <= BYTES_MAX).then(|| plan.with_filters(&conv.weights, is_lean))
     }
 
     /// All but the filters.
@@ -128,7 +136,8 @@ impl Winograd {
     fn pack(&self, weights: &[f32]) -> Aligned {
         let (ins, outs, lanes, width) = (self.src.channels, self.dst.channels, self.kernels.lanes, self.width());
         let mut taps = Aligned::zeros(if self.is_lean { width * ins * 9 } else { PANEL_VECTORS * lanes * ins * 9 });
-        let mut all = Aligned::zeros(if self.is_lean { 0 } else { POINTS * ins * width });
+        let plane = ins * width + PLANE_GAP;
+        let mut all = Aligned::zeros(if self.is_lean { 0 } else { POINTS * plane });
         let mut first = 0;
         for &vectors in &self.panels {
             let panel = vectors * lanes;
@@ -141,7 +150,7 @@ impl Winograd {
                 }
             }
             if !self.is_lean {
-                let (plane, all) = (ins * width, all.as_mut_ptr());
+                let all = all.as_mut_ptr();
                 for (group, rows) in GROUPS.iter().enumerate() {
                     let rows = rows.map(|y| all.wrapping_add(y * IN * plane + first * ins));
                     simd::run(self.isa, TransformPanel { taps: &taps, group, vectors, ins, rows, plane });
@@ -244,14 +253,14 @@ impl Work for Part<'_> {
         // Blocks of equal size, of whole tiles of the micro-kernel.
         let blocks = self.tiles.len().div_ceil(w.block()).max(1);
         let block = self.tiles.len().div_ceil(blocks).next_multiple_of(w.kernels.tallest()).min(self.tiles.len());
-        // Planes of transformed inputs, and of products. A line more than needed: at a power of two they would share
-        // the same few sets of the cache.
-        let (ins, width) = (w.src.channels, w.width());
-        let in_plane = (block * ins).next_multiple_of(16) + 16;
-        let out_plane = (block * width).next_multiple_of(16) + 16;
+        // Planes of transformed inputs, and of products.
+        let (ins, panel) = (w.src.channels, PANEL_VECTORS * V::LANES);
+        // Where filters are transformed for each block, products go on a panel at a time.
+        let width = if w.is_lean { panel } else { w.width() };
+        let in_plane = (block * ins).next_multiple_of(16) + PLANE_GAP;
+        let out_plane = (block * width).next_multiple_of(16) + PLANE_GAP;
         let sums = OUT * OUT * width;
-        let panel = PANEL_VECTORS * V::LANES;
-        let filters_len = if w.is_lean { GROUP_POINTS * ins * panel } else { 0 };
+        let filters_len = if w.is_lean { GROUP_POINTS * (ins * panel + PLANE_GAP) } else { 0 };
         let needed = POINTS * (in_plane + out_plane) + sums + filters_len;
         // Taken out, not borrowed: code inside a closure of the standard library would not be compiled for the
         // instruction set.
@@ -271,14 +280,12 @@ impl Work for Part<'_> {
                 for i in 0..count {
                     self.transform_input::<V>(first + i, inputs.add(i * ins), in_plane);
                 }
-                let planes = Planes { count, inputs, in_plane, products, out_plane };
+                let block = Block { first, count, inputs, in_plane, products, out_plane, width, sums };
                 if w.is_lean {
-                    self.multiply_lean(&planes, filters);
+                    self.multiply_lean::<V>(&block, std::slice::from_raw_parts_mut(filters, filters_len));
                 } else {
-                    self.multiply(&planes);
-                }
-                for i in 0..count {
-                    self.transform_output::<V>(first + i, products.add(i * width), out_plane, sums);
+                    self.multiply(&block);
+                    self.transform_outputs::<V>(&block, 0..w.width());
                 }
             }
             first += count;
@@ -287,44 +294,19 @@ impl Work for Part<'_> {
     }
 }
 
-/// 36 planes each of `count` rows of input channels, and of output channels.
-struct Planes {
+/// Tiles that go through the steps together: 36 planes each of `count` rows of input channels, and of output channels.
+struct Block {
+    /// The first tile.
+    first: usize,
     count: usize,
     inputs: *const f32,
     in_plane: usize,
     products: *mut f32,
     out_plane: usize,
-}
-
-/// Some rows of a plane, and the kernels for so many.
-struct Rows {
-    count: usize,
-    kernels: [TileKernel; PANEL_VECTORS],
-    inputs: [*const f32; ROWS_MAX],
-    products: [*mut f32; ROWS_MAX],
-}
-
-impl Rows {
-    /// Products with the filters of a panel, `[in][channel]`.
-    ///
-    /// # Safety
-    /// The rows are whole; `weights` are those of a panel of so many vectors.
-    #[inline(always)]
-    unsafe fn multiply(&self, w: &Winograd, vectors: usize, weights: *const f32, first_channel: usize) {
-        let arguments = TileArguments {
-            rows: self.inputs.as_ptr(),
-            runs: 1,
-            run_len: w.src.channels,
-            weights,
-            bias: w.zeros.as_ptr(),
-            out: self.products.as_ptr(),
-            out_offset: first_channel,
-            lo: f32::NEG_INFINITY,
-            hi: f32::INFINITY,
-        };
-        // SAFETY: by contract; `Kernels::new` found the instruction set.
-        unsafe { self.kernels[vectors - 1](&arguments) };
-    }
+    /// Output channels of a row: all, or a panel's, where it has as many.
+    width: usize,
+    /// Room for those of 16 pixels.
+    sums: *mut f32,
 }
 
 /// Bᵀ·d
@@ -371,7 +353,7 @@ impl Part<'_> {
     }
 
     /// # Safety
-    /// `to` has room for the channels in each of 36 planes.
+    /// `to` has room for the channels in each of 36 block.
     #[inline(always)]
     unsafe fn transform_input<V: Vector>(&self, tile: usize, to: *mut f32, plane: usize) {
         let w = self.winograd;
@@ -438,84 +420,123 @@ impl Part<'_> {
     /// Products with filters that are kept transformed, for every point.
     ///
     /// # Safety
-    /// See [`Planes`].
-    unsafe fn multiply(&self, planes: &Planes) {
+    /// See [`Block`].
+    unsafe fn multiply(&self, block: &Block) {
         let w = self.winograd;
-        let (ins, width) = (w.src.channels, w.width());
+        let (ins, width, tall) = (w.src.channels, w.width(), w.kernels.tallest());
+        // Tiles that pass through all panels before the next ones do, in the first-level cache.
+        let some = (SPAN_BYTES / ((ins + width) * 4) / tall).max(2) * tall;
         for point in 0..POINTS {
-            let weights = &w.weights.values[point * width * ins..];
+            let weights = &w.weights.values[point * (ins * width + PLANE_GAP)..];
             let mut at = 0;
-            while at < planes.count {
-                let rows = self.rows(planes, point, at);
+            while at < block.count {
+                let count = if block.count - at < some + tall { block.count - at } else { some };
                 let mut first = 0;
                 for &vectors in &w.panels {
                     // SAFETY: by contract.
-                    unsafe { rows.multiply(w, vectors, weights[first * ins..].as_ptr(), first) };
+                    unsafe { self.span(block, point, at..at + count, (vectors, first), &weights[first * ins..]) };
                     first += vectors * w.kernels.lanes;
                 }
-                at += rows.count;
+                at += count;
             }
         }
     }
 
-    /// The same with filters that are transformed first, in `filters`.
+    /// The same with filters that are transformed first, in `filters`; and what becomes of the products.
     ///
     /// # Safety
-    /// See [`Planes`]; `filters` has room for a group of points of a panel.
-    unsafe fn multiply_lean(&self, planes: &Planes, filters: *mut f32) {
+    /// See [`Block`]; `filters` has room for a group of points of a panel.
+    #[inline(always)]
+    unsafe fn multiply_lean<V: Vector>(&self, block: &Block, filters: &mut [f32]) {
         let w = self.winograd;
         let ins = w.src.channels;
-        for (group, group_rows) in GROUPS.iter().enumerate() {
-            let mut first = 0;
-            for &vectors in &w.panels {
-                let plane = ins * vectors * w.kernels.lanes;
-                let taps = &w.weights.values[first * ins * 9..];
-                let rows = [filters, filters.wrapping_add(IN * plane)];
+        let mut first = 0;
+        for &vectors in &w.panels {
+            let plane = ins * vectors * w.kernels.lanes + PLANE_GAP;
+            // One panel's are read from memory once.
+            let taps = &w.weights.values[first * ins * 9..];
+            for (group, group_rows) in GROUPS.iter().enumerate() {
+                let rows = [0, IN].map(|points| filters[points * plane..].as_mut_ptr());
                 simd::run(w.isa, TransformPanel { taps, group, vectors, ins, rows, plane });
                 for (place, point) in group_rows.iter().flat_map(|y| y * IN..(y + 1) * IN).enumerate() {
-                    let mut at = 0;
-                    while at < planes.count {
-                        let rows = self.rows(planes, point, at);
-                        // SAFETY: by contract.
-                        unsafe { rows.multiply(w, vectors, filters.wrapping_add(place * plane), first) };
-                        at += rows.count;
-                    }
+                    // SAFETY: by contract.
+                    unsafe { self.span(block, point, 0..block.count, (vectors, 0), &filters[place * plane..]) };
                 }
-                first += vectors * w.kernels.lanes;
             }
+            let channels = first..first + vectors * w.kernels.lanes;
+            first = channels.end;
+            // SAFETY: by contract.
+            unsafe { self.transform_outputs::<V>(block, channels) };
         }
     }
 
-    /// As many tiles from one on as a kernel takes, at a point.
-    fn rows(&self, planes: &Planes, point: usize, at: usize) -> Rows {
+    /// Products of some tiles at a point with the filters of a panel, `[in][channel]`: so many vectors from a channel of
+    /// the products on.
+    ///
+    /// # Safety
+    /// See [`Block`].
+    unsafe fn span(
+        &self,
+        block: &Block,
+        point: usize,
+        tiles: Range<usize>,
+        (vectors, first): (usize, usize),
+        weights: &[f32],
+    ) {
         let w = self.winograd;
-        let count = (planes.count - at).min(w.kernels.tallest());
-        let (height, kernels) = w.kernels.for_rows(count);
-        let mut rows =
-            Rows { count, kernels, inputs: [planes.inputs; ROWS_MAX], products: [planes.products; ROWS_MAX] };
-        for r in 0..height {
-            // Rows that no tile is left for compute the last one again.
-            let row = at + r.min(count - 1);
-            rows.inputs[r] = planes.inputs.wrapping_add(point * planes.in_plane + row * w.src.channels);
-            rows.products[r] = planes.products.wrapping_add(point * planes.out_plane + row * w.width());
+        let (ins, width, channels) = (w.src.channels, block.width, vectors * w.kernels.lanes);
+        assert!(weights.len() >= ins * channels);
+        let arguments = SpanArguments {
+            src: block.inputs.wrapping_add(point * block.in_plane + tiles.start * ins),
+            src_step: ins,
+            offsets: &raw const NO_OFFSET,
+            runs: 1,
+            run_len: ins,
+            weights: weights.as_ptr(),
+            bias: w.zeros.as_ptr(),
+            dst: block.products.wrapping_add(point * block.out_plane + tiles.start * width + first),
+            dst_step: width,
+            channels,
+            lo: f32::NEG_INFINITY,
+            hi: f32::INFINITY,
+        };
+        // SAFETY: by contract; `Kernels::new` found the instruction set.
+        unsafe { w.kernels.span(vectors, &arguments, tiles.len()) };
+    }
+
+    /// Outputs of all tiles of a block, for the padded output channels whose products it holds.
+    ///
+    /// # Safety
+    /// See [`Block`].
+    #[inline(always)]
+    unsafe fn transform_outputs<V: Vector>(&self, block: &Block, channels: Range<usize>) {
+        for i in 0..block.count {
+            let from = block.products.wrapping_add(i * block.width);
+            // SAFETY: by contract.
+            unsafe { self.transform_output::<V>(block.first + i, from, block, &channels) };
         }
-        rows
     }
 
     /// # Safety
-    /// `from` holds the padded output channels in each of 36 planes, `sums` has room for those of 16 pixels.
+    /// `from` holds the channels in each of 36 planes of the block.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // columns of `lines`
-    unsafe fn transform_output<V: Vector>(&self, tile: usize, from: *const f32, plane: usize, sums: *mut f32) {
+    unsafe fn transform_output<V: Vector>(
+        &self,
+        tile: usize,
+        from: *const f32,
+        block: &Block,
+        channels: &Range<usize>,
+    ) {
         let w = self.winograd;
         let (n, ty, tx) = self.place(tile);
-        let width = w.width();
+        let Block { out_plane: plane, width, sums, .. } = *block;
         let rows = OUT.min(w.dst.height - ty * OUT);
         let columns = OUT.min(w.dst.width - tx * OUT);
         // SAFETY: by contract.
         unsafe {
-            for c in (0..width).step_by(V::LANES) {
-                let bias = V::load(w.bias.as_ptr().add(c));
+            for c in (0..channels.len()).step_by(V::LANES) {
+                let bias = V::load(w.bias.as_ptr().add(channels.start + c));
                 let mut lines = [[V::splat(0.0); IN]; OUT];
                 for x in 0..IN {
                     let from = from.add(x * plane + c);
@@ -551,10 +572,10 @@ impl Part<'_> {
                 epilogue: w.epilogue,
                 tile: sums.wrapping_add(y * OUT * width),
                 tile_stride: width,
-                channels: w.dst.channels,
+                channels: channels.end.min(w.dst.channels) - channels.start,
                 dst: &dst[..columns],
                 residual: &residual[..columns],
-                offset: 0,
+                offset: channels.start,
             };
             // SAFETY: pixels of dst and of the residual; `Kernels::new` found the instruction set.
             unsafe { (w.kernels.finish)(&finish) };

@@ -11,7 +11,7 @@ use crate::infer::plan::view::FeatureMap;
 const SPAN_DEPTH_MAX: usize = 512;
 /// Inputs and outputs of the pixels that pass through all panels before the next ones; they stay in the first-level
 /// cache.
-const SPAN_BYTES: usize = 24 << 10;
+pub const SPAN_BYTES: usize = 24 << 10;
 
 /// Pixels at even distances in src and dst, which need no table of pointers.
 #[derive(Debug)]

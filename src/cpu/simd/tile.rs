@@ -15,6 +15,8 @@ use crate::infer::kernels::conv::Residual;
 pub const PANEL_VECTORS: usize = 2;
 /// Steps of K between the request for weights and their use: what comes from the third-level cache is there in time.
 const AHEAD: usize = 24;
+/// Values of a line of the cache: one request for each is enough.
+const LINE: usize = 16;
 /// No tile has more rows.
 pub const ROWS_MAX: usize = 14;
 /// No tile has more elements.
@@ -76,7 +78,9 @@ pub unsafe fn multiply<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &T
             for (v, w) in w.iter_mut().enumerate() {
                 let from = weights.add(v * V::LANES);
                 *w = V::load(from);
-                super::prefetch(from.wrapping_add(AHEAD * panel));
+                if (v * V::LANES).is_multiple_of(LINE) {
+                    super::prefetch(from.wrapping_add(AHEAD * panel));
+                }
             }
             for r in 0..ROWS {
                 let x = V::splat(*rows[r].add(k));
@@ -157,7 +161,9 @@ pub unsafe fn span<V: Vector, const ROWS: usize, const VECTORS: usize>(a: &SpanA
                 for (v, w) in w.iter_mut().enumerate() {
                     let from = weights.add(v * V::LANES);
                     *w = V::load(from);
-                    super::prefetch(from.wrapping_add(AHEAD * panel));
+                    if (v * V::LANES).is_multiple_of(LINE) {
+                        super::prefetch(from.wrapping_add(AHEAD * panel));
+                    }
                 }
                 for r in 0..ROWS {
                     let x = V::splat(*rows[r].add(at));
