@@ -6,6 +6,9 @@
 //! What a window of several rows has to see again is moved to the start of its memory, not computed again; only where two
 //! threads meet, both compute the rows that both see.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -69,6 +72,20 @@ pub struct RowShape {
 }
 
 impl RowShape {
+    /// Of a 3×3 convolution at stride 1 that works on blocks of square tiles of outputs. Its filters are read for each block:
+    /// the tiles of the rows that it computes at a time are half a block at least.
+    pub fn of_tiles(
+        (src, dst): (FeatureMap, FeatureMap),
+        [top, left]: [usize; 2],
+        (side, block): (usize, usize),
+        element: Element,
+        macs: u64,
+    ) -> RowShape {
+        let across = dst.width.div_ceil(side).max(1);
+        let window = Window { kernel: [3, 3], stride: [1, 1], pads: [top, left, 0, 0], dilation: [1, 1] };
+        RowShape { src, dst, window, grain: block.div_ceil(2).div_ceil(across).max(1) * side, element, macs }
+    }
+
     fn dst_row_bytes(&self) -> usize {
         self.dst.row_stride * self.element.size_bytes()
     }
@@ -201,7 +218,9 @@ impl Chain {
             let mut room = vec![0; shapes.len() - 1];
             let mut wanted = rows;
             for (link, room) in room.iter_mut().enumerate().rev() {
-                wanted = (shapes[link + 1].rows_seen(wanted) + shapes[link].grain - 1).min(shapes[link].dst.height);
+                // Both ends may be less than a grain off.
+                let grains = 2 * (shapes[link].grain - 1);
+                wanted = (shapes[link + 1].rows_seen(wanted) + grains).min(shapes[link].dst.height);
                 *room = wanted;
             }
             let chain = Chain { steps: steps.clone(), shapes: shapes.to_vec(), room, rows };

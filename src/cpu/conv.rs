@@ -26,7 +26,7 @@ pub(super) use span::SPAN_BYTES;
 use span::{Span, Spans};
 
 /// Weights that one pass over the pixels uses; they should stay in the second-level cache beside the pixels.
-const GROUP_BYTES: usize = 384 << 10;
+pub(super) const GROUP_BYTES: usize = 384 << 10;
 /// Tables of pointers up to this many taps live on the stack.
 const TAPS_ON_STACK: usize = 25;
 

@@ -24,7 +24,7 @@ use super::simd::tile::{Epilogue, Finish, Kernels, PANEL_VECTORS, SpanArguments}
 use super::simd::{self, Aligned, Vector, Work, load, store};
 use super::{Isa, threads};
 use crate::infer::kernel::FastKernel;
-use crate::infer::kernels::conv::{Conv, Window};
+use crate::infer::kernels::conv::Conv;
 use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use filters::{GROUP_POINTS, GROUPS, TransformPanel};
@@ -40,7 +40,7 @@ static NO_OFFSET: usize = 0;
 /// Transformed inputs and products of the tiles that are worked on together.
 const BLOCK_BYTES: usize = 576 << 10;
 /// Filters whose transformed form is larger are transformed for each block, given [`LEAN_TILES`].
-const LEAN_BYTES: usize = 1 << 20;
+const LEAN_BYTES: usize = 2 << 20;
 /// The same where there are at most two blocks: to transform them twice costs little, and they take a quarter of the memory.
 const LEAN_BYTES_OF_FEW: usize = 512 << 10;
 /// Tiles of a block that make up for transforming the filters again.
@@ -217,17 +217,7 @@ impl FastKernel for Winograd {
 
 impl ByRows for Winograd {
     fn shape(&self) -> RowShape {
-        let [top, left] = self.pads;
-        // Filters are read for each block. It may be half as large as it could be.
-        let rows_of_tiles = self.block().div_ceil(2).div_ceil(self.tiles[1].max(1)).max(1);
-        RowShape {
-            src: self.src,
-            dst: self.dst,
-            window: Window { kernel: [3, 3], stride: [1, 1], pads: [top, left, 0, 0], dilation: [1, 1] },
-            grain: rows_of_tiles * OUT,
-            element: Element::F32,
-            macs: self.macs,
-        }
+        RowShape::of_tiles((self.src, self.dst), self.pads, (OUT, self.block()), Element::F32, self.macs)
     }
 
     unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {

@@ -6,7 +6,8 @@
 //! as the windows do. Panels of sixteen output channels pass over the block. Taps in the padding are the zero point; what
 //! the zero point adds to each sum is what sums start with.
 
-use super::super::conv::distance;
+use super::super::chain::{ByRows, RowMaps, RowShape};
+use super::super::conv::{GROUP_BYTES, distance};
 use super::super::simd::dots::{CHANNELS, DotArguments, DotKernel, Inputs};
 use super::super::simd::{self, Aligned, Vector, Work};
 use super::super::{Isa, Memory, threads};
@@ -15,7 +16,7 @@ use super::{Bytes, label_of, maps, start_of};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::conv::Window;
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
@@ -499,5 +500,23 @@ impl FastKernel for DenseFast {
     fn run(&self, step: &Step, memory: &Memory) {
         assert_eq!(maps(step), Some((self.src, self.dst)), "not the step that the kernel was prepared for");
         self.run_at(Bytes::new(step, memory));
+    }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        // Weights that do not stay in a cache would be read again for every few rows.
+        (self.weights.len() * size_of::<f32>() <= GROUP_BYTES).then_some(self)
+    }
+}
+
+impl ByRows for DenseFast {
+    fn shape(&self) -> RowShape {
+        let (src, dst, window, macs) = (self.src, self.dst, self.window, self.macs);
+        RowShape { src, dst, window, grain: 1, element: Element::Byte, macs }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        let pixels = rows.start * self.dst.width..rows.end * self.dst.width;
+        let panels = 0..self.start.len() / CHANNELS;
+        simd::run(self.isa, Part { conv: self, bytes: maps.into(), pixels, panels });
     }
 }

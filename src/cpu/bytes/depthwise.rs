@@ -4,6 +4,7 @@
 //! is at an edge. At stride 1 pixels with channels that do not fill vectors go together: what a few neighbours see lies one
 //! behind the other, as channels do.
 
+use super::super::chain::{ByRows, RowMaps, RowShape};
 use super::super::conv::distance;
 use super::super::simd::dots::{CHANNELS, TapArguments, TapKernel};
 use super::super::simd::{self, Vector, Work};
@@ -13,7 +14,7 @@ use super::{Bytes, label_of, maps, start_of};
 use crate::infer::kernel::FastKernel;
 use crate::infer::kernels::bytes::conv::ByteConv;
 use crate::infer::kernels::conv::Window;
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
@@ -240,5 +241,19 @@ impl FastKernel for DepthwiseFast {
             let rows = threads::part(rows, chunks, chunk);
             simd::run(self.isa, Rows { conv: self, bytes, rows });
         });
+    }
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        Some(self)
+    }
+}
+
+impl ByRows for DepthwiseFast {
+    fn shape(&self) -> RowShape {
+        let (src, dst, window, macs) = (self.src, self.dst, self.window, self.macs);
+        RowShape { src, dst, window, grain: 1, element: Element::Byte, macs }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        simd::run(self.isa, Rows { conv: self, bytes: maps.into(), rows });
     }
 }

@@ -13,6 +13,7 @@ pub mod window;
 mod winograd;
 
 use super::Isa;
+use super::chain::RowMaps;
 use super::simd::dots::{CHANNELS, DotKernel};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::conv::ByteConv;
@@ -94,6 +95,12 @@ struct Bytes {
 
 // SAFETY: the threads read what the step only reads, and write different elements.
 unsafe impl Sync for Bytes {}
+
+impl From<RowMaps> for Bytes {
+    fn from(maps: RowMaps) -> Bytes {
+        Bytes { src: maps.src, dst: maps.dst }
+    }
+}
 
 impl Bytes {
     /// Further by so many elements.

@@ -1,5 +1,6 @@
 //! Maximum pools and nearest resizing of bytes.
 
+use super::super::chain::{ByRows, RowMaps, RowShape};
 use super::super::conv::{distance, taps_inside};
 use super::super::simd::{self, Vector, Work};
 use super::super::{Isa, Memory, threads};
@@ -7,7 +8,7 @@ use super::{Bytes, maps};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::max_pool::ByteMaxPool;
 use crate::infer::kernels::bytes::nearest::ByteNearest;
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use std::ops::Range;
 
@@ -100,6 +101,22 @@ impl FastKernel for MaxPoolFast {
         threads::share(threads, chunks, |chunk| {
             simd::run(self.isa, Rows { pool: self, bytes, rows: threads::part(rows, chunks, chunk) });
         });
+    }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        Some(self)
+    }
+}
+
+impl ByRows for MaxPoolFast {
+    fn shape(&self) -> RowShape {
+        let (src, dst, window) = (self.src, self.dst, self.pool.window);
+        let macs = (dst.height * dst.width * dst.channels * window.taps() / 8) as u64;
+        RowShape { src, dst, window, grain: 1, element: Element::Byte, macs }
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        simd::run(self.isa, Rows { pool: self, bytes: maps.into(), rows });
     }
 }
 

@@ -8,6 +8,7 @@
 //! Larger tiles do not go: F(4×4, 3×3) has 24ths in G, and 576 times a filter is no i16. Kernels that multiply bytes do
 //! without: they take twice as many at a time, which nearly makes up for it.
 
+use super::super::chain::{ByRows, RowMaps, RowShape};
 use super::super::conv::distance;
 use super::super::simd::dots::{CHANNELS, DotArguments, DotKernel, Inputs};
 use super::super::simd::{self, Aligned, Vector, Work};
@@ -16,7 +17,7 @@ use super::finish::Finisher;
 use super::{Bytes, maps, start_of};
 use crate::infer::kernel::{ByteKernel, FastKernel};
 use crate::infer::kernels::bytes::conv::ByteConv;
-use crate::infer::plan::step::Step;
+use crate::infer::plan::step::{Element, Step};
 use crate::infer::plan::view::FeatureMap;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -155,6 +156,22 @@ impl FastKernel for WinogradFast {
         threads::share(threads, parts, |part| {
             simd::run(self.isa, Part { conv: self, bytes, tiles: threads::part(tiles, parts, part) });
         });
+    }
+
+    fn by_rows(&self) -> Option<&dyn ByRows> {
+        Some(self)
+    }
+}
+
+impl ByRows for WinogradFast {
+    fn shape(&self) -> RowShape {
+        RowShape::of_tiles((self.src, self.dst), self.pads, (OUT, self.block()), Element::Byte, self.macs)
+    }
+
+    unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
+        let across = self.tiles[1];
+        let tiles = rows.start / OUT * across..rows.end.div_ceil(OUT) * across;
+        simd::run(self.isa, Part { conv: self, bytes: maps.into(), tiles });
     }
 }
 

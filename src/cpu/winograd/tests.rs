@@ -115,5 +115,6 @@ fn it_is_used_where_it_pays() {
     assert!(!used(3, 16, 40, window(3, 1)), "few input channels");
     assert!(!used(64, 64, 1, window(3, 1)), "one pixel of a tile");
     assert!(!used(64, 64, 40, window(3, 2)) && !used(64, 64, 40, window(5, 1)));
-    assert!(!used(600, 600, 13, window(3, 1)), "filters too large");
+    assert!(used(600, 600, 13, window(3, 1)), "filters that are transformed for each block");
+    assert!(!used(600, 600, 8, window(3, 1)), "filters too large, and too few tiles to transform them for");
 }
