@@ -125,12 +125,13 @@ impl ConvFast {
             let mut weights = Aligned::zeros(at);
             for panel in &panels {
                 let width = panel.vectors * lanes;
-                for n in 0..panel.channels {
-                    let filter = &conv.weights[(panel.first_channel + n) * depth..][..depth];
-                    for tap in 0..taps {
-                        for c in 0..src.channels {
-                            weights[panel.weights + (tap * src.channels + c) * width + n] = filter[c * taps + tap];
-                        }
+                let filters = &conv.weights[panel.first_channel * depth..][..panel.channels * depth];
+                // Filters side by side, so that each line is written once.
+                for at in 0..depth {
+                    let (c, tap) = (at / taps, at % taps);
+                    let row = &mut weights[panel.weights + (tap * src.channels + c) * width..][..panel.channels];
+                    for (n, weight) in row.iter_mut().enumerate() {
+                        *weight = filters[n * depth + at];
                     }
                 }
             }

@@ -144,9 +144,10 @@ impl Winograd {
             let here = if self.is_lean { &mut taps[first * ins * 9..] } else { &mut taps[..] };
             // A last panel may have lanes left.
             here[..ins * 9 * panel].fill(0.0);
-            for (n, filters) in weights.chunks_exact(ins * 9).enumerate().skip(first).take(panel.min(outs - first)) {
-                for (at, &w) in filters.iter().enumerate() {
-                    here[at * panel + n - first] = w;
+            let filters = &weights[first * ins * 9..][..panel.min(outs - first) * ins * 9];
+            for (at, row) in here[..ins * 9 * panel].chunks_exact_mut(panel).enumerate() {
+                for (weight, filter) in row.iter_mut().zip(filters.chunks_exact(ins * 9)) {
+                    *weight = filter[at];
                 }
             }
             if !self.is_lean {
