@@ -29,13 +29,12 @@ pub fn type_name(onnx: i32) -> String {
 }
 
 fn scalars<const N: usize, T>(raw: &[u8], from_le: impl Fn([u8; N]) -> T) -> Vec<T> {
-    let mut values = Vec::with_capacity(raw.len() / N);
-    for chunk in raw.chunks_exact(N) {
+    let value = |chunk: &[u8]| {
         let mut bytes = [0; N];
         bytes.copy_from_slice(chunk);
-        values.push(from_le(bytes));
-    }
-    values
+        from_le(bytes)
+    };
+    raw.chunks_exact(N).map(value).collect()
 }
 
 /// Decodes a tensor. `external` gives the bytes of a tensor that lies in another file.
