@@ -151,6 +151,7 @@ fn between(plan: &Plan, first: usize) -> Option<BufferId> {
     let users = plan.steps.iter().filter(|step| is_theirs(&step.reads) || is_theirs(&step.writes)).count();
     let fits = matches!(plan.buffer(id).kind, BufferKind::Activation { .. })
         && users == 2
+        && second.reads.iter().position(|view| view.buffer == id) == Some(0)
         && second.reads.iter().filter(|view| view.buffer == id).count() == 1
         && second.reads[0].feature_map() == Some(map)
         && map.is_dense()

@@ -227,6 +227,11 @@ fn a_chain_ends_where_a_map_is_wanted_elsewhere() {
     step.writes = vec![network.view(4, [8, 9, 9])];
     network.plan.steps.push(step);
     assert_eq!(chains(&network), [(0, 2)]);
+    // What is added to another map.
+    let mut network = Network::new(&[C(8, 1, 1), AddInput(1)], [8, 9, 9], Element::F32).expect("a network");
+    assert_eq!(chains(&network), [(0, 2)]);
+    network.plan.steps[1].reads.reverse();
+    assert_eq!(chains(&network), []);
 }
 
 #[test]
