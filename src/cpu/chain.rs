@@ -86,6 +86,12 @@ impl RowShape {
         RowShape { src, dst, window, grain: block.div_ceil(2).div_ceil(across).max(1) * side, element, macs }
     }
 
+    /// Numbers of the tiles of so many pixels a side that make up some output rows.
+    pub fn tiles_of(&self, rows: Range<usize>, side: usize) -> Range<usize> {
+        let across = self.dst.width.div_ceil(side);
+        rows.start / side * across..rows.end.div_ceil(side) * across
+    }
+
     fn dst_row_bytes(&self) -> usize {
         self.dst.row_stride * self.element.size_bytes()
     }
@@ -97,9 +103,7 @@ impl RowShape {
 
     /// End of the rows that output rows before `end` see.
     fn end_seen(&self, end: usize) -> usize {
-        let reach = (self.window.kernel[0] - 1) * self.window.dilation[0] + 1;
-        let last = end.saturating_sub(1) * self.window.stride[0] + reach;
-        last.saturating_sub(self.window.pads[0]).min(self.src.height)
+        self.rows_seen(end).saturating_sub(self.window.pads[0]).min(self.src.height)
     }
 
     /// `row`, or the next row that a computation may end before.
@@ -110,7 +114,7 @@ impl RowShape {
     /// Most rows of src that have to be there for `rows` output rows to be computed.
     fn rows_seen(&self, rows: usize) -> usize {
         let reach = (self.window.kernel[0] - 1) * self.window.dilation[0] + 1;
-        (rows - 1) * self.window.stride[0] + reach
+        rows.saturating_sub(1) * self.window.stride[0] + reach
     }
 }
 
@@ -141,23 +145,27 @@ thread_local! {
     static WINDOWS: Cell<Aligned> = Cell::default();
 }
 
-/// The buffer between a step and the next where it is nothing but a dense map that the first writes and the second reads.
-fn between(plan: &Plan, first: usize) -> Option<BufferId> {
-    let (first, second) = (plan.steps.get(first)?, plan.steps.get(first + 1)?);
-    let view = first.writes.first()?;
-    let id = view.buffer;
-    let map = view.feature_map()?;
-    let is_theirs = |views: &[View]| views.iter().any(|view| view.buffer == id);
-    let users = plan.steps.iter().filter(|step| is_theirs(&step.reads) || is_theirs(&step.writes)).count();
-    let fits = matches!(plan.buffer(id).kind, BufferKind::Activation { .. })
-        && users == 2
-        && second.reads.iter().position(|view| view.buffer == id) == Some(0)
-        && second.reads.iter().filter(|view| view.buffer == id).count() == 1
-        && second.reads[0].feature_map() == Some(map)
-        && map.is_dense()
-        && map.row_stride == map.width * map.channels
-        && !plan.outputs.iter().any(|(_, view)| view.buffer == id);
-    fits.then_some(id)
+/// For each step the buffer between it and the next where that is nothing but a dense map that the first writes and the
+/// second reads.
+fn between(plan: &Plan) -> Vec<Option<BufferId>> {
+    // Views of a buffer in all steps and outputs.
+    let mut uses = vec![0; plan.buffers.len()];
+    let of_steps = plan.steps.iter().flat_map(|step| step.reads.iter().chain(&step.writes));
+    for view in of_steps.chain(plan.outputs.iter().map(|(_, view)| view)) {
+        uses[view.buffer.0] += 1;
+    }
+    let join = |pair: &[Step]| {
+        let (written, read) = (pair[0].writes.first()?, pair[1].reads.first()?);
+        let (id, map) = (written.buffer, written.feature_map()?);
+        let fits = matches!(plan.buffer(id).kind, BufferKind::Activation { .. })
+            && uses[id.0] == 2
+            && read.buffer == id
+            && read.feature_map() == Some(map)
+            && map.is_dense()
+            && map.row_stride == map.width * map.channels;
+        fits.then_some(id)
+    };
+    plan.steps.windows(2).map(join).collect()
 }
 
 impl Chain {
@@ -169,6 +177,7 @@ impl Chain {
             .iter()
             .map(|fast| fast.as_ref()?.by_rows().map(ByRows::shape).filter(|shape| shape.dst.batch == 1))
             .collect();
+        let between = between(plan);
         // Per number of steps from the start: bytes that the best division of them saves, and its last chain.
         let mut best: Vec<(usize, Option<Chain>)> = vec![(0, None)];
         for end in 1..=shapes.len() {
@@ -181,7 +190,7 @@ impl Chain {
                     continue;
                 }
                 let bytes = shape.dst_row_bytes() * shape.dst.height;
-                if bytes <= limits.map_bytes || between(plan, first).is_none() {
+                if bytes <= limits.map_bytes || between[first].is_none() {
                     break;
                 }
                 saved += bytes;
@@ -205,7 +214,7 @@ impl Chain {
         }
         chains.reverse();
         for chain in &chains {
-            chain.claim(plan);
+            chain.claim(plan, between[chain.steps.start..chain.steps.end - 1].iter().copied().flatten());
         }
         chains
     }
@@ -237,9 +246,8 @@ impl Chain {
         (0..self.room.len()).map(|link| self.window_bytes(link)).sum()
     }
 
-    fn claim(&self, plan: &mut Plan) {
-        let inside: Vec<BufferId> =
-            (self.steps.start..self.steps.end - 1).filter_map(|first| between(plan, first)).collect();
+    /// Takes the buffers that its steps use for all of its time, but for those between them, which it needs not.
+    fn claim(&self, plan: &mut Plan, inside: impl Iterator<Item = BufferId>) {
         let Plan { buffers, steps, .. } = plan;
         for view in steps[self.steps.clone()].iter().flat_map(|step| step.reads.iter().chain(&step.writes)) {
             let buffer = &mut buffers[view.buffer.0];

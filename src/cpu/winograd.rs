@@ -222,8 +222,7 @@ impl ByRows for Winograd {
     }
 
     unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
-        let across = self.tiles[1];
-        let tiles = rows.start / OUT * across..rows.end.div_ceil(OUT) * across;
+        let tiles = self.shape().tiles_of(rows, OUT);
         simd::run(self.isa, Part { winograd: self, maps: maps.into(), tiles });
     }
 }
@@ -344,7 +343,7 @@ impl Part<'_> {
     }
 
     /// # Safety
-    /// `to` has room for the channels in each of 36 block.
+    /// `to` has room for the channels in each of 36 planes.
     #[inline(always)]
     unsafe fn transform_input<V: Vector>(&self, tile: usize, to: *mut f32, plane: usize) {
         let w = self.winograd;

@@ -242,6 +242,7 @@ impl FastKernel for DepthwiseFast {
             simd::run(self.isa, Rows { conv: self, bytes, rows });
         });
     }
+
     fn by_rows(&self) -> Option<&dyn ByRows> {
         Some(self)
     }

@@ -169,8 +169,7 @@ impl ByRows for WinogradFast {
     }
 
     unsafe fn run_rows(&self, maps: RowMaps, rows: Range<usize>) {
-        let across = self.tiles[1];
-        let tiles = rows.start / OUT * across..rows.end.div_ceil(OUT) * across;
+        let tiles = self.shape().tiles_of(rows, OUT);
         simd::run(self.isa, Part { conv: self, bytes: maps.into(), tiles });
     }
 }
